@@ -1,0 +1,1 @@
+"""The language of coordinator and agents: messages, topics, tensors, codings, subnetworks, transfer."""

@@ -1,0 +1,235 @@
+"""Subnetworks: which part of every tensor belongs to a nested width, and how to cut it out and lift it back.
+
+A *layout* says for every axis of every tensor which channel group it runs over. A *subnetwork* keeps some
+channels of each group: the first ⌈p·C⌉ of every hidden group for a nested width p (HeteroFL, Diao et al.,
+ICLR 2021), or an explicit list of channels. The output classes form the group ``classes``, which no width
+cuts; an update may still cover only the classes its device has seen.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from fractions import Fraction
+
+import numpy as np
+from attrs import field, frozen
+from numpy.typing import NDArray
+
+from .errors import ProtocolError, listed, shown
+from .weights import Array, Weights
+
+WIDTHS: tuple[float, ...] = (1.0, 0.5, 0.25, 0.125, 0.0625)
+CLASSES = "classes"
+Channels = int | tuple[int, ...]
+
+
+@frozen
+class Axis:
+    """One axis of a tensor.
+
+    ``size`` is its full length, a multiple of ``repeat`` below 2³¹. ``group`` names the channel group it runs
+    over, None if it is never cut. An axis may hold several positions of every channel (``repeat``; a dense
+    layer after flatten has H·W of them): then channel c at position q stands at index q·channels + c.
+    """
+
+    size: int
+    group: str | None = None
+    repeat: int = 1
+
+    def __attrs_post_init__(self) -> None:
+        if not (0 < self.repeat <= self.size < 1 << 31 and self.size % self.repeat == 0):
+            raise ProtocolError(f"an axis of {self.size} cannot hold {self.repeat} positions of every channel")
+
+    @property
+    def channels(self) -> int:
+        return self.size // self.repeat
+
+
+Layout = dict[str, tuple[Axis, ...]]
+
+
+@frozen
+class Subnetwork:
+    """The channels kept of every group: a count keeps the first, a tuple exactly those, in that order.
+
+    A group that is not named is kept whole.
+    """
+
+    channels: Mapping[str, Channels] = field(factory=dict)
+
+    def count(self, group: str | None, full: int) -> int:
+        kept = self.channels.get(group, full) if group is not None else full
+        return kept if isinstance(kept, int) else len(kept)
+
+
+FULL = Subnetwork()
+
+
+def groups(layout: Layout) -> dict[str, int]:
+    """Channel count of every group of a layout."""
+    found: dict[str, int] = {}
+    for name, axes in layout.items():
+        for axis in axes:
+            if axis.group is None:
+                continue
+            full = found.setdefault(axis.group, axis.channels)
+            if full != axis.channels:
+                raise ProtocolError(
+                    f"tensor {shown(name)} gives group {shown(axis.group)} {axis.channels} channels, expected {full}"
+                )
+    return found
+
+
+def nested(layout: Layout, width: float) -> Subnetwork:
+    """The subnetwork of the first ⌈width·C⌉ channels of every hidden group; ``width`` in (0, 1]."""
+    if not 0 < width <= 1:
+        raise ProtocolError(f"width {width!r} is outside (0, 1]")
+    exact = Fraction(width)
+    return Subnetwork({group: math.ceil(exact * full) for group, full in groups(layout).items() if group != CLASSES})
+
+
+Index = tuple[slice, ...] | tuple[NDArray[np.intp], ...]
+
+
+@frozen
+class _Patch:
+    """Where one tensor's part lies: at ``index`` of the full tensor seen as ``view``.
+
+    The part has the shape ``kept`` in that view and ``shape`` as a tensor.
+    """
+
+    view: tuple[int, ...]
+    index: Index
+    kept: tuple[int, ...]
+    shape: tuple[int, ...]
+
+
+class Region:
+    """The part of every tensor of a layout that a subnetwork keeps."""
+
+    def __init__(self, layout: Layout, subnetwork: Subnetwork = FULL) -> None:
+        sizes = groups(layout)
+        for group, kept in subnetwork.channels.items():
+            _check_channels(group, kept, sizes)
+        self.layout = layout
+        self.subnetwork = subnetwork
+        self._patches = {name: _patch(axes, subnetwork) for name, axes in layout.items()}
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of every tensor after the cut."""
+        return {name: patch.shape for name, patch in self._patches.items()}
+
+    @property
+    def parameters(self) -> int:
+        return sum(math.prod(patch.shape) for patch in self._patches.values())
+
+    def cut(self, full: Mapping[str, Array]) -> Weights:
+        """Copies of the kept parts of full-size tensors."""
+        return {
+            name: np.array(full[name].reshape(p.view)[p.index], order="C").reshape(p.shape)
+            for name, p in self._patches.items()
+        }
+
+    def add(self, total: Mapping[str, Array], part: Mapping[str, Array], scale: float = 1.0) -> None:
+        """``total += scale·part`` in place, inside the region only; ``total`` is full-size."""
+        for name, p in self._patches.items():
+            # Splitting axes never copies: this writes to ``total`` itself.
+            view = total[name].reshape(p.view)
+            piece = part[name].reshape(p.kept)
+            view[p.index] += piece if scale == 1.0 else np.float32(scale) * piece
+
+    def fill(self, total: Mapping[str, Array], value: float) -> None:
+        """``total += value`` in place, inside the region only: the weight a coverage count grows by."""
+        for name, p in self._patches.items():
+            total[name].reshape(p.view)[p.index] += np.float32(value)
+
+    def lift(self, part: Mapping[str, Array]) -> Weights:
+        """Full-size tensors with ``part`` inside the region and zero outside."""
+        full = {name: np.zeros([axis.size for axis in axes], np.float32) for name, axes in self.layout.items()}
+        self.add(full, part)
+        return full
+
+    def coverage(self) -> dict[str, NDArray[np.bool_]]:
+        """Full-size masks, true where the region is."""
+        masks: dict[str, NDArray[np.bool_]] = {}
+        for name, p in self._patches.items():
+            mask = np.zeros(p.view, bool)
+            mask[p.index] = True
+            masks[name] = mask.reshape([axis.size for axis in self.layout[name]])
+        return masks
+
+    def check(self, part: Mapping[str, Array]) -> None:
+        """Raise ProtocolError unless ``part`` has exactly the region's tensors and shapes."""
+        shapes = self.shapes
+        if part.keys() != shapes.keys():
+            odd = listed(part.keys() ^ shapes.keys())
+            raise ProtocolError(f"tensors differ from the subnetwork's: {odd} stand on one side only")
+        for name, shape in shapes.items():
+            if part[name].shape != shape:
+                raise ProtocolError(f"tensor {shown(name)} has shape {part[name].shape}, expected {shape}")
+
+
+def _check_channels(group: str, kept: Channels, sizes: Mapping[str, int]) -> None:
+    if group not in sizes:
+        raise ProtocolError(f"the model has no channel group {shown(group)}, only {listed(sizes)} and so on")
+    full = sizes[group]
+    if isinstance(kept, int):
+        if not 1 <= kept <= full:
+            raise ProtocolError(f"group {shown(group)} has {full} channels, cannot keep {kept}")
+    elif len(set(kept)) != len(kept) or not kept or min(kept) < 0 or max(kept) >= full:
+        raise ProtocolError(
+            f"group {shown(group)} has channels 0 to {full - 1}: the list must name some of them, each once"
+        )
+
+
+def _patch(axes: tuple[Axis, ...], subnetwork: Subnetwork) -> _Patch:
+    """Slices where every group is a count, otherwise one index list per axis of the view."""
+    view: list[int] = []
+    index: list[slice | NDArray[np.intp]] = []
+    kept: list[int] = []
+    shape: list[int] = []
+    for axis in axes:
+        channels = axis.channels if axis.group is None else subnetwork.channels.get(axis.group, axis.channels)
+        count = channels if isinstance(channels, int) else len(channels)
+        if axis.repeat > 1:
+            view.append(axis.repeat)
+            index.append(slice(None))
+            kept.append(axis.repeat)
+        view.append(axis.channels)
+        index.append(slice(count) if isinstance(channels, int) else np.asarray(channels, np.intp))
+        kept.append(count)
+        shape.append(axis.repeat * count)
+    if all(isinstance(i, slice) for i in index):
+        return _Patch(tuple(view), tuple(index), tuple(kept), tuple(shape))  # type: ignore[arg-type]
+    lists = [np.arange(n)[i] for n, i in zip(view, index, strict=True)]
+    return _Patch(tuple(view), np.ix_(*lists), tuple(kept), tuple(shape))
+
+
+def layout_to_json(layout: Layout) -> dict[str, list[list[int | str | None]]]:
+    """A layout as plain JSON: tensor → [[size, group, repeat], …]."""
+    return {name: [[a.size, a.group, a.repeat] for a in axes] for name, axes in layout.items()}
+
+
+def layout_from_json(value: object) -> Layout:
+    """Inverse of :func:`layout_to_json`; ProtocolError on anything else."""
+    if not isinstance(value, dict):
+        raise ProtocolError(f"a layout is an object of tensors, not {type(value).__name__}")
+    layout = {name: _axes(name, axes) for name, axes in value.items()}
+    groups(layout)
+    return layout
+
+
+def _axes(name: object, axes: object) -> tuple[Axis, ...]:
+    if not isinstance(name, str) or not isinstance(axes, list) or len(axes) > 8:
+        raise ProtocolError(f"tensor {shown(name)} of the layout needs a list of at most 8 axes")
+    return tuple(_axis(name, axis) for axis in axes)
+
+
+def _axis(name: str, axis: object) -> Axis:
+    if isinstance(axis, list) and len(axis) == 3:
+        size, group, repeat = axis
+        if type(size) is int and type(repeat) is int and (group is None or isinstance(group, str)):
+            return Axis(size, group, repeat)
+    raise ProtocolError(f"tensor {shown(name)} has an axis {shown(axis)}, expected [size, group or null, repeat]")

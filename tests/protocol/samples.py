@@ -1,0 +1,184 @@
+"""Values the protocol's tests share: one message of every class, strategies over their real ranges, layouts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from attrs import fields_dict
+from hypothesis import settings
+from hypothesis import strategies as st
+
+from protocol.coding import CODINGS
+from protocol.messages import (
+    STATES,
+    Assignment,
+    Blob,
+    Capability,
+    CheckIn,
+    Chunk,
+    DeviceEvent,
+    EnrolmentReply,
+    EnrolmentRequest,
+    Lineage,
+    Message,
+    Plan,
+    Progress,
+    Receipt,
+    Retry,
+    Status,
+    Telemetry,
+    Timings,
+    Update,
+)
+from protocol.subnetwork import CLASSES, Axis, Layout
+
+SHA = "0123456789abcdef" * 4
+QUICK = settings(max_examples=60, deadline=None, derandomize=True)
+
+_BLOB = Blob(sha256=SHA, size=4096)
+_CAPABILITY = Capability(
+    machine="aarch64", system="Linux 6.6", python="3.11.9", runtimes=("numpy", "litert"), memory=1 << 30, cores=4
+)
+
+EXAMPLES: dict[type[Message], Message] = {
+    type(message): message
+    for message in (
+        _BLOB,
+        Plan(width=0.25, batch=32, steps=100, learning_rate=0.05, coding="int8"),
+        CheckIn(
+            id="c-1", protocol=1, agent="0.1.0", runtime="tflite-2.14", features=("train", "int8"), samples=900,
+            input=(28, 28, 1), classes=10, held=None, unsent=("a-3", "a-4"),
+        ),
+        Assignment(
+            id="a-1", kind="train", run="r-1", check_in="c-1", version=7, lease=3600.0, artifact=_BLOB, weights=_BLOB,
+            plan=Plan(width=0.5, batch=16, steps=10, learning_rate=0.1, coding="float32"),
+        ),
+        Retry(check_in="c-1", seconds=30.0, reason="every cohort is full"),
+        Progress(assignment="a-1", step=12, loss=1.25),
+        Lineage(version=7, shape_epoch=0),
+        Timings(download=1.5, train=60.0, upload=None),
+        Update(
+            assignment="a-1", commit=1, run="r-1", lineage=Lineage(version=7, shape_epoch=0), samples=320, steps=10,
+            loss=0.75, accuracy=0.5, squared_gradient={"w": 0.25, "b": 0.0}, squared_gradient_peak={"w": 1.5},
+            timings=Timings(download=1.5, train=60.0, upload=2.0), bytes_down=90_000, coding="int8", size=20_000,
+            sha256=SHA, chunk=4096,
+        ),
+        Chunk(assignment="a-1", commit=1, index=3),
+        Receipt(assignment="a-1", commit=1, state="missing", sha256=SHA, missing=((0, 2), (5, 5)), reason=""),
+        Telemetry(
+            boot="b-1", uptime=12.5, state="training", assignment="a-1", step=3, load=0.5, temperature=48.0,
+            memory=1 << 30, memory_free=1 << 28, disk_free=None, spool=0, training=9.5, since=1.0,
+        ),
+        DeviceEvent(kind="dropped", text="the artifact's hash was another"),
+        Status(state="online"),
+        _CAPABILITY,
+        EnrolmentRequest(token="t" * 20, secret="s" * 43, name="pi-3", capability=_CAPABILITY),
+        EnrolmentReply(
+            device="pi-3", broker_host="coordinator.lan", broker_port=8883, broker_tls=True, heartbeat=10.0
+        ),
+    )
+}  # fmt: skip
+
+naturals = st.integers(0, 1 << 53)
+seconds = st.floats(0, 1e9)
+sha256s = st.text("0123456789abcdef", min_size=64, max_size=64)
+names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,79}", fullmatch=True)
+characters = st.characters(exclude_characters="\0", exclude_categories=["Cs"])
+texts = st.text(characters, max_size=60)
+short_texts = st.lists(texts, max_size=4).map(tuple)
+commits = st.integers(1, 1_000_000)
+losses = st.floats(-1e30, 1e30)
+codings = st.sampled_from(CODINGS)
+sizes = st.lists(st.integers(1, (1 << 31) - 1), min_size=1, max_size=8).map(tuple)
+norms = st.dictionaries(texts, st.floats(0, allow_infinity=False), max_size=5)
+
+
+def _maybe(values: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    return st.none() | values
+
+
+def _pairs(ends: set[int]) -> tuple[tuple[int, int], ...]:
+    ordered = sorted(ends)
+    return tuple(zip(ordered[::2], ordered[1::2], strict=False))
+
+
+ranges = st.sets(naturals, max_size=20).map(_pairs)
+
+_FIELDS: dict[type[Message], dict[str, st.SearchStrategy[Any]]] = {
+    Blob: {"sha256": sha256s, "size": naturals},
+    Plan: {
+        "width": st.floats(1 / 1024, 1), "batch": st.sampled_from([1 << n for n in range(11)]),
+        "steps": st.integers(1, 1_000_000), "learning_rate": st.floats(0, 1000), "coding": codings,
+    },
+    CheckIn: {
+        "id": names, "protocol": naturals, "agent": names, "runtime": names, "features": short_texts,
+        "samples": naturals, "input": sizes, "classes": st.integers(1, 1_000_000), "held": _maybe(names),
+        "unsent": st.lists(names, max_size=4).map(tuple),
+    },
+    Retry: {"check_in": names, "seconds": seconds, "reason": texts},
+    Progress: {"assignment": names, "step": naturals, "loss": _maybe(losses)},
+    Lineage: {"version": naturals, "shape_epoch": naturals},
+    Timings: {"download": seconds, "train": seconds, "upload": _maybe(seconds)},
+    Chunk: {"assignment": names, "commit": commits, "index": naturals},
+    Receipt: {
+        "assignment": names, "commit": commits, "state": st.sampled_from(STATES), "sha256": sha256s,
+        "missing": ranges, "reason": texts,
+    },
+    Telemetry: {
+        "boot": names, "uptime": seconds, "state": names, "assignment": _maybe(names), "step": _maybe(naturals),
+        "load": _maybe(st.floats(0, 1e6)), "temperature": _maybe(st.floats(-100, 300)), "memory": naturals,
+        "memory_free": _maybe(naturals), "disk_free": _maybe(naturals), "spool": naturals, "training": seconds,
+        "since": seconds,
+    },
+    DeviceEvent: {"kind": names, "text": texts},
+    Status: {"state": st.sampled_from(["online", "offline"])},
+    Capability: {
+        "machine": texts, "system": texts, "python": texts, "runtimes": short_texts, "memory": naturals,
+        "cores": naturals,
+    },
+    EnrolmentReply: {
+        "device": names, "broker_host": texts, "broker_port": st.integers(1, 65535), "broker_tls": st.booleans(),
+        "heartbeat": st.floats(0.1, 86400),
+    },
+}  # fmt: skip
+
+MESSAGES: dict[type[Message], st.SearchStrategy[Message]] = {
+    kind: st.builds(kind, **named) for kind, named in _FIELDS.items()
+}
+MESSAGES[Assignment] = st.builds(
+    Assignment, id=names, kind=st.just("train"), run=names, check_in=names, version=naturals, lease=seconds,
+    plan=MESSAGES[Plan], artifact=MESSAGES[Blob], weights=MESSAGES[Blob],
+)  # fmt: skip
+MESSAGES[Update] = st.builds(
+    Update, assignment=names, commit=commits, run=names, lineage=MESSAGES[Lineage], samples=naturals, steps=naturals,
+    loss=losses, accuracy=st.floats(0, 1), squared_gradient=norms, squared_gradient_peak=norms,
+    timings=MESSAGES[Timings], bytes_down=naturals, coding=codings, size=st.integers(1, 1 << 32), sha256=sha256s,
+    chunk=st.integers(0, 1 << 20),
+)  # fmt: skip
+MESSAGES[EnrolmentRequest] = st.builds(
+    EnrolmentRequest, token=texts, secret=st.from_regex(r"[!-~]{32,128}", fullmatch=True), name=names,
+    capability=MESSAGES[Capability],
+)  # fmt: skip
+
+
+def example_fields() -> list[tuple[type[Message], str]]:
+    """Every field of every message class."""
+    return [(kind, name) for kind in EXAMPLES for name in fields_dict(kind)]
+
+
+@st.composite
+def layouts(draw: st.DrawFn) -> Layout:
+    """Layouts of up to five tensors over three hidden groups and the classes; axes may hold several positions."""
+    channels = {group: draw(st.integers(1, 9)) for group in ("g0", "g1", "g2", CLASSES)}
+
+    def axis(group: str | None) -> Axis:
+        if group is None:
+            return Axis(draw(st.integers(1, 4)))
+        repeat = draw(st.integers(1, 3))
+        return Axis(channels[group] * repeat, group, repeat)
+
+    kinds = st.sampled_from([None, *channels])
+    return {
+        f"t{index}": tuple(axis(group) for group in draw(st.lists(kinds, max_size=4)))
+        for index in range(draw(st.integers(1, 5)))
+    }
