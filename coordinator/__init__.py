@@ -1,0 +1,3 @@
+"""The coordinator: enrols devices, assigns subnetworks, merges updates and remembers everything."""
+
+__version__ = "0.1.0"
