@@ -48,7 +48,9 @@ class Link:
         self._client.loop_start()
         if not self._subscribed.wait(15):
             self._client.loop_stop()
-            raise ConnectionError(f"The broker at {self._address[0]}:{self._address[1]} does not let the coordinator in")
+            raise ConnectionError(
+                f"The broker at {self._address[0]}:{self._address[1]} does not let the coordinator in"
+            )
 
     def send(self, device: str, leaf: str, payload: bytes) -> None:
         """Publish to one device. Any thread may call this."""
@@ -62,9 +64,7 @@ class Link:
         self._client.disconnect()
         self._client.loop_stop()
 
-    def _on_connect(
-        self, client: mqtt.Client, _: object, __: mqtt.ConnectFlags, code: ReasonCode, ___: object
-    ) -> None:
+    def _on_connect(self, client: mqtt.Client, _: object, __: mqtt.ConnectFlags, code: ReasonCode, ___: object) -> None:
         if code.is_failure:
             log.error("broker-refused reason=%s", code)
             return

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -79,6 +79,13 @@ class _Config(BrokerConfig):
     """Granted at most. amqtt reads this option but declares no field for it."""
 
 
+class _Subscriptions(dict[str, list[tuple[Session, int]]]):
+    """amqtt walks over its subscriptions with awaits in between, while other clients come and go: it gets a copy."""
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(list(self.keys()))
+
+
 class Relay(Broker):
     """Routes the messages of admitted clients. Lives in one event loop."""
 
@@ -88,6 +95,7 @@ class Relay(Broker):
         listeners = {"default": ListenerConfig(type=ListenerType.EXTERNAL)}
         plugins = {f"{__name__}.Admitted": {"users": users}, f"{__name__}.Topics": {}}
         super().__init__(_Config(listeners=listeners, plugins=plugins))
+        self._subscriptions = _Subscriptions()
         self._cut_off = cut_off
         self._under_way: Counter[str] = Counter()
         self._upward = 0

@@ -1,0 +1,201 @@
+"""The coordinator as one process: store, steward, broker, pages and API, wired together."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO
+
+from attrs import evolve
+from cheroot.ssl.builtin import BuiltinSSLAdapter
+from cheroot.wsgi import Server
+from flask import Flask
+from sqlalchemy.exc import SQLAlchemyError
+
+import web
+from coordinator import api, auth, operators
+from coordinator.broker.access import COORDINATOR
+from coordinator.broker.embedded import BrokerError, EmbeddedBroker
+from coordinator.broker.link import Link
+from coordinator.errors import ShoalError
+from coordinator.fleet import authority
+from coordinator.fleet.authority import TlsFiles
+from coordinator.services import Services
+from coordinator.settings import Settings
+from coordinator.store import registry
+from coordinator.store.blobs import Blobs
+from coordinator.store.database import Database
+from coordinator.store.segments import Segments
+from coordinator.training.steward import Steward
+
+log = logging.getLogger(__name__)
+
+THREADS = 16
+RUNNING = "coordinator.json"
+
+
+def create_app(services: Services) -> Flask:
+    """The pages and the API over given services."""
+    app = Flask("coordinator", static_folder=None)
+    app.json.sort_keys = False  # type: ignore[attr-defined]
+    auth.install(app, services)
+    api.install(app)
+    app.register_blueprint(web.create_blueprint(services))
+    return app
+
+
+class Coordinator:
+    """Everything that runs. ``start`` raises ShoalError with a sentence when something is in the way."""
+
+    def __init__(self, settings: Settings, clock: Callable[[], float] = time.time) -> None:
+        self.settings = settings
+        self.database = Database(settings.database_url)
+        self._clock = clock
+        self._closing = ExitStack()
+        self.steward: Steward
+        self.services: Services
+
+    def start(self) -> None:
+        """Bring everything up; what was started is taken down again if a later part fails."""
+        try:
+            self._start()
+        except BaseException:
+            self._closing.close()
+            raise
+
+    def stop(self) -> None:
+        """Take everything down, in the reverse order."""
+        self._closing.close()
+
+    def __enter__(self) -> Coordinator:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    @property
+    def url(self) -> str:
+        return self.settings.url
+
+    @property
+    def fingerprint(self) -> str | None:
+        """What devices recognise this coordinator's authority by; None without TLS."""
+        ca = self.settings.home / "tls" / "ca.pem"
+        return authority.fingerprint(ca.read_bytes()) if self.settings.encrypted else None
+
+    def login_url(self, name: str = operators.LOCAL, role: str = "admin") -> str:
+        """A link that logs an operator in, once."""
+        secret = self.steward.write(
+            lambda session: operators.mint_login(session, self._clock(), name=name, role=role, by=operators.LOCAL)
+        )
+        return f"{self.url}/login/{secret}"
+
+    def _start(self) -> None:
+        home = self.settings.home
+        self._closing.enter_context(_lock(home))
+        self.database.upgrade()
+        self._closing.callback(self.database.close)
+        tls = self._tls()
+        segments = Segments(home / "segments")
+        self._closing.callback(segments.close)
+        blobs = Blobs(home / "blobs")
+        password = secrets.token_urlsafe(32)
+        broker = EmbeddedBroker(
+            self._authenticator(password), host=self.settings.host, port=self.settings.mqtt_port, tls=tls
+        )
+        # The link exists once the broker listens; nothing is sent before.
+        links: list[Link] = []
+        self.steward = Steward(
+            self.database,
+            blobs,
+            segments,
+            heartbeat=self.settings.heartbeat,
+            clock=self._clock,
+            send=lambda device, leaf, payload: links[0].send(device, leaf, payload),
+            cut_off=broker.disconnect,
+        )
+        self.steward.recover()
+        try:
+            broker.start()
+        except BrokerError as error:
+            raise ShoalError("port-in-use", str(error)) from error
+        self._closing.callback(broker.stop)
+        host = "127.0.0.1" if self.settings.host in ("0.0.0.0", "127.0.0.1") else self.settings.host  # noqa: S104
+        link = Link(host, broker.port, password, self.steward.hear, tls.ca if tls else None)
+        links.append(link)
+        self.steward.start()
+        self._closing.callback(self.steward.stop)
+        link.start()
+        self._closing.callback(link.stop)
+        self._serve(blobs, broker.port, tls)
+
+    def _serve(self, blobs: Blobs, mqtt_port: int, tls: TlsFiles | None) -> None:
+        server = Server((self.settings.host, self.settings.port), None, numthreads=THREADS, server_name="shoal")
+        if tls is not None:
+            server.ssl_adapter = BuiltinSSLAdapter(str(tls.certificate), str(tls.key))
+        try:
+            server.prepare()
+        except OSError as error:
+            where = f"{self.settings.host}:{self.settings.port}"
+            raise ShoalError("port-in-use", f"The pages cannot be served at {where}: {error}") from error
+        self._closing.callback(server.stop)
+        port = int(server.bind_addr[1])
+        self.settings = evolve(self.settings, port=port, mqtt_port=mqtt_port)
+        self.services = Services(self.settings, self.database, self.steward, blobs, self._clock)
+        server.wsgi_app = create_app(self.services)
+        threading.Thread(target=server.serve, name="http", daemon=True).start()
+        home, now = self.settings.home, self._clock()
+        self.steward.write(lambda session: operators.ensure_local_token(session, home, now))
+        running = {"url": self.url, "ca": str(tls.ca) if tls else None, "pid": os.getpid()}
+        _write_aside(home / RUNNING, json.dumps(running))
+        self._closing.callback(lambda: (home / RUNNING).unlink(missing_ok=True))
+
+    def _tls(self) -> TlsFiles | None:
+        if not self.settings.encrypted:
+            return None
+        names = {self.settings.address, self.settings.host} - {"", "0.0.0.0", "::"}  # noqa: S104
+        return authority.establish(self.settings.home, names, now=datetime.fromtimestamp(self._clock(), UTC))
+
+    def _authenticator(self, password: str) -> Callable[[str, str, str], bool]:
+        def authenticate(username: str, secret: str, client_id: str) -> bool:
+            if username == COORDINATOR:
+                return secrets.compare_digest(secret, password)
+            try:
+                with self.database.read() as session:
+                    return registry.secret_matches(session, username, secret)
+            except SQLAlchemyError as error:
+                log.error("authentication-failed device=%s error=%s", username, error)
+                return False
+
+        return authenticate
+
+
+def _lock(home: Path) -> IO[str]:
+    """Only one coordinator may work in a home folder; the lock goes with the process."""
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        file = open(home / "lock", "a")  # noqa: SIM115 - held until the end
+    except OSError as error:
+        raise ShoalError("home-unusable", f"The home folder {home} cannot be written: {error.strerror}") from error
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.close()
+        raise ShoalError("home-unusable", f"Another coordinator is running in {home}") from error
+    return file
+
+
+def _write_aside(path: Path, text: str) -> None:
+    aside = path.with_suffix(".new")
+    aside.write_text(text)
+    os.replace(aside, path)

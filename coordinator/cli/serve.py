@@ -1,0 +1,55 @@
+"""``shoal serve``: the coordinator until Ctrl-C or SIGTERM."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import threading
+from pathlib import Path
+from types import FrameType
+
+import click
+
+from coordinator.app import Coordinator
+from coordinator.errors import ShoalError
+from coordinator.settings import load
+
+
+@click.command(epilog="Example:  shoal serve --host 0.0.0.0 --name shoal.local")
+@click.option("--home", type=click.Path(path_type=Path), help="Folder of the database, keys and blobs.")
+@click.option("--host", help="Address to listen on (127.0.0.1). Any other than loopback turns TLS on.")
+@click.option("--port", type=int, help="Port of the pages and the API (8750; 0: any free one).")
+@click.option("--mqtt-port", type=int, help="Port of the MQTT broker (8883; 0: any free one).")
+@click.option("--name", help="Host name or address by which devices reach this machine.")
+@click.option("--database", help="Database URL (default: SQLite in the home folder).")
+@click.option("--heartbeat", type=float, help="Seconds between two heartbeats of a device (10).")
+@click.option("--tls", type=click.Choice(["auto", "on", "off"]), help="Encryption (auto: on unless loopback).")
+@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]))
+def serve(**options: object) -> None:
+    """Run the coordinator: pages, API, broker and training, in one process.
+
+    Settings come from options, then SHOAL_* in the environment, then shoal.toml in the home folder.
+    """
+    try:
+        settings = load(options)
+        logging.basicConfig(
+            level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr
+        )
+        coordinator = Coordinator(settings)
+        done = threading.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda _number, _frame: _end(done, _frame))
+        with coordinator:
+            click.echo(f"Shoal is at {coordinator.url}")
+            click.echo(f"Log in once within 15 minutes: {coordinator.login_url()}")
+            sys.stdout.flush()
+            while not done.wait(3600):
+                pass
+            click.echo("Stopping …", err=True)
+    except ShoalError as error:
+        raise click.ClickException(f"{error.entry.title}. {error.detail}") from error
+
+
+def _end(done: threading.Event, _: FrameType | None) -> None:
+    done.set()

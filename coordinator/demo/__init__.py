@@ -1,0 +1,1 @@
+"""``shoal demo``: a coordinator, its pages and a small fleet of real agents on one machine."""

@@ -1,0 +1,90 @@
+"""The demo's data: a test set for the coordinator, and the rest dealt out unevenly to the devices."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from attrs import frozen
+from numpy.typing import NDArray
+
+from coordinator.errors import ShoalError
+from protocol.weights import Array
+
+TEST_SHARE = 0.2
+CONCENTRATION = 0.5
+
+
+@frozen(eq=False)
+class Samples:
+    """``x`` [n, *shape] float32 and labels ``y`` [n] int32 below ``classes``."""
+
+    x: Array
+    y: NDArray[np.int32]
+    classes: int
+
+    def pick(self, rows: NDArray[np.intp]) -> Samples:
+        return Samples(self.x[rows], self.y[rows], self.classes)
+
+    def save(self, path: Path) -> None:
+        np.savez(path, x=self.x, y=self.y, classes=np.int32(self.classes))
+
+
+def handwritten_digits() -> Samples:
+    """1,797 handwritten digits of 8×8 pixels that scikit-learn carries, scaled to 0 … 1."""
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise ShoalError(
+            "bad-dataset", "scikit-learn is missing: install shoal[demo], or name --data FILE.npz"
+        ) from error
+    bundle: Any = load_digits()
+    return Samples((bundle.data / 16).astype(np.float32), bundle.target.astype(np.int32), 10)
+
+
+def from_file(path: Path) -> Samples:
+    """Samples of an npz file with arrays x and y; ShoalError ``bad-dataset``."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            x, y = np.asarray(file["x"]), np.asarray(file["y"])
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        raise ShoalError("bad-dataset", f"{path} is not an npz file with arrays x and y: {error}") from error
+    if x.dtype == np.uint8:
+        x = x.astype(np.float32) / 255
+    numbers = x.dtype.kind in "fiu" and y.dtype.kind in "iu"
+    if not numbers or x.ndim < 2 or y.shape != x.shape[:1] or len(y) < 100 or y.min() < 0 or not np.isfinite(x).all():
+        raise ShoalError(
+            "bad-dataset",
+            f"{path} holds x {x.dtype} {x.shape} and y {y.dtype} {y.shape}: expected at least 100 samples "
+            "of finite numbers with whole labels from 0",
+        )
+    return Samples(x.astype(np.float32), y.astype(np.int32), int(y.max()) + 1)
+
+
+def split(samples: Samples, rng: np.random.Generator) -> tuple[Samples, Samples]:
+    """(test, train): a fifth is held out for the coordinator."""
+    rows = rng.permutation(len(samples.y))
+    held = int(len(rows) * TEST_SHARE)
+    return samples.pick(rows[:held]), samples.pick(rows[held:])
+
+
+def deal(samples: Samples, devices: int, rng: np.random.Generator) -> list[Samples]:
+    """Every class is split among the devices by Dirichlet(0.5): some devices see hardly any of it.
+
+    Hsu, Qi, Brown: Measuring the Effects of Non-Identical Data Distribution, 2019 (arXiv 1909.06335). Everybody gets
+    at least 16 samples, taken from who has most.
+    """
+    least = 16
+    if len(samples.y) < devices * 2 * least:
+        raise ShoalError("bad-dataset", f"{len(samples.y)} samples are too few for {devices} devices")
+    hands: list[list[int]] = [[] for _ in range(devices)]
+    for label in range(samples.classes):
+        rows = np.flatnonzero(samples.y == label)
+        cuts = (np.cumsum(rng.dirichlet([CONCENTRATION] * devices))[:-1] * len(rows)).astype(int)
+        for hand, part in zip(hands, np.split(rows, cuts), strict=True):
+            hand.extend(part.tolist())
+    for hand in hands:
+        while len(hand) < least:
+            hand.append(max(hands, key=len).pop())
+    return [samples.pick(np.array(hand, np.intp)) for hand in hands]

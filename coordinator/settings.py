@@ -1,0 +1,97 @@
+"""The coordinator's settings: defaults, then ``shoal.toml`` in the home folder, then ``SHOAL_*``, then options."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from attrs import asdict, field, fields, frozen
+
+from coordinator.errors import ShoalError
+
+
+def default_home() -> Path:
+    return Path(os.environ.get("XDG_DATA_HOME", Path.home() / ".local" / "share")) / "shoal"
+
+
+@frozen(kw_only=True)
+class Settings:
+    """``host`` and ``port`` are where the pages and the API are; ``mqtt_port`` is the broker's (0: any free port).
+
+    ``heartbeat`` is the seconds between a device's heartbeats; ``tls`` is ``auto`` (on for every address but
+    loopback), ``on`` or ``off``; ``name`` is a host name that devices use to reach the coordinator.
+    """
+
+    home: Path = field(factory=default_home, converter=Path)
+    host: str = "127.0.0.1"
+    port: int = 8750
+    mqtt_port: int = 8883
+    name: str = ""
+    database: str = ""
+    heartbeat: float = 10.0
+    tls: str = "auto"
+    log_level: str = "info"
+
+    @property
+    def database_url(self) -> str:
+        return self.database or f"sqlite:///{self.home / 'shoal.db'}"
+
+    @property
+    def encrypted(self) -> bool:
+        loopback = self.host == "localhost" or self.host.startswith("127.") or self.host == "::1"
+        return self.tls == "on" or (self.tls == "auto" and not loopback)
+
+    @property
+    def address(self) -> str:
+        """What devices call the coordinator by."""
+        return self.name or ("localhost" if self.host in ("0.0.0.0", "::") else self.host)  # noqa: S104 - it is told apart, not bound
+
+    @property
+    def url(self) -> str:
+        return f"{'https' if self.encrypted else 'http'}://{self.address}:{self.port}"
+
+
+def load(options: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> Settings:
+    """Settings from all sources; ``options`` holds what was given on the command line (None: not given)."""
+    given = {name: value for name, value in options.items() if value is not None}
+    home = Path(given.get("home") or environ.get("SHOAL_HOME") or default_home())
+    values: dict[str, Any] = {"home": home, **_file(home / "shoal.toml")}
+    for one in fields(Settings):
+        if (text := environ.get(f"SHOAL_{one.name.upper()}")) is not None:
+            values[one.name] = text
+    values.update(given)
+    return _checked(values)
+
+
+def _file(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        return {}
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ShoalError("bad-request", f"The settings file {path} cannot be read: {error}") from error
+
+
+def _checked(values: Mapping[str, Any]) -> Settings:
+    defaults = asdict(Settings())
+    read: dict[str, Any] = {}
+    for name, value in values.items():
+        if name not in defaults:
+            raise ShoalError("bad-request", f"There is no setting {name!r}, only {', '.join(sorted(defaults))}")
+        kind = type(defaults[name]) if name != "home" else Path
+        try:
+            read[name] = kind(value)
+        except (TypeError, ValueError) as error:
+            raise ShoalError("bad-request", f"Setting {name} is {value!r}, expected {kind.__name__}") from error
+    settings = Settings(**read)
+    if settings.tls not in ("auto", "on", "off"):
+        raise ShoalError("bad-request", f"Setting tls is {settings.tls!r}, expected auto, on or off")
+    for name in ("port", "mqtt_port"):
+        if not 0 <= getattr(settings, name) <= 65535:
+            raise ShoalError("bad-request", f"Setting {name} is {getattr(settings, name)}, expected 0 to 65535")
+    if not 0.1 <= settings.heartbeat <= 86400:
+        raise ShoalError("bad-request", f"Setting heartbeat is {settings.heartbeat}, expected 0.1 to 86400 seconds")
+    return settings

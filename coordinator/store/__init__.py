@@ -1,0 +1,1 @@
+"""What survives: SQL tables, blobs and segments of update bodies."""

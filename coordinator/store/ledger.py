@@ -1,0 +1,194 @@
+"""What an engine decided, as rows: assignments, updates, versions, metrics, events."""
+
+from __future__ import annotations
+
+from attrs import frozen
+from sqlalchemy import insert, select, update
+from sqlalchemy.orm import Session
+
+from coordinator.store import registry
+from coordinator.store.models import Assignment, Device, Event, Metric, ModelVersion, Run, Update
+from coordinator.training.inputs import Changed, Closed, Evaluated, Offered, Settled, Versioned
+from protocol.wire import unstructure
+
+OPEN = ("offered", "taken")
+
+
+@frozen
+class Delivery:
+    """What an assignment makes its device fetch: hashes of artifact and weights, sizes in bytes."""
+
+    artifact: str
+    artifact_size: int
+    weights: str
+    weights_size: int
+
+
+@frozen
+class Ledger:
+    """Writes what follows from one engine input of one run, at time ``now``, into the transaction of ``session``."""
+
+    session: Session
+    run: str
+    now: float
+    heartbeat: float
+
+    def offered(self, offer: Offered, delivery: Delivery) -> None:
+        self.session.execute(
+            insert(Assignment).values(
+                id=offer.assignment,
+                run_id=self.run,
+                device_id=offer.device,
+                kind="train",
+                version=offer.version,
+                width=offer.plan.width,
+                plan=unstructure(offer.plan),
+                explanation=offer.explanation,
+                state="offered",
+                reason="",
+                artifact_sha256=delivery.artifact,
+                weights_sha256=delivery.weights,
+                bytes_down=delivery.artifact_size + delivery.weights_size,
+                offered_at=self.now,
+                expires_at=offer.expires_at,
+            )
+        )
+        registry.note(self.session, offer.device, self.now, self.heartbeat, assignment_id=offer.assignment)
+
+    def settled(self, outcome: Settled, place: tuple[int, int]) -> None:
+        """One row for every update, whatever became of it; its assignment is closed. ``place`` is where its body is."""
+        sent = outcome.update
+        width = self.session.scalar(select(Assignment.width).where(Assignment.id == sent.assignment))
+        self.session.execute(
+            insert(Update).values(
+                assignment_id=sent.assignment,
+                commit=sent.commit,
+                run_id=self.run,
+                device_id=outcome.device,
+                base_version=sent.lineage.version,
+                staleness=outcome.staleness,
+                width=width,
+                samples=sent.samples,
+                steps=sent.steps,
+                loss=sent.loss,
+                accuracy=sent.accuracy,
+                norm=outcome.norm,
+                bytes_up=sent.size,
+                bytes_down=sent.bytes_down,
+                seconds_download=sent.timings.download,
+                seconds_train=sent.timings.train,
+                seconds_upload=sent.timings.upload,
+                outcome=outcome.outcome,
+                reason=outcome.reason,
+                sha256=sent.sha256,
+                segment=place[0],
+                offset=place[1],
+                at=self.now,
+            )
+        )
+        if outcome.outcome != "expired":
+            self._end(sent.assignment, "closed", outcome.reason)
+        if outcome.outcome in ("refused", "expired"):
+            self.event(f"update-{outcome.outcome}", f"{sent.assignment}: {outcome.reason}", device=outcome.device)
+
+    def closed(self, end: Closed) -> None:
+        self._end(end.assignment, end.state, end.reason)
+        if self.session.scalar(select(Device.assignment_id).where(Device.id == end.device)) == end.assignment:
+            self.idle(end.device)
+        self.event(f"assignment-{end.state}", f"{end.assignment}: {end.reason}", device=end.device)
+
+    def versioned(self, version: Versioned) -> None:
+        """A new version, and the updates that went into it."""
+        self.session.execute(
+            insert(ModelVersion).values(
+                run_id=self.run,
+                version=version.version,
+                sha256=version.sha256,
+                step_norm=version.step_norm,
+                updates=len(version.contributors),
+                at=self.now,
+            )
+        )
+        for contributor in version.contributors:
+            assignment, _, commit = contributor.key.rpartition("/")
+            self.session.execute(
+                update(Update)
+                .where(Update.assignment_id == assignment, Update.commit == int(commit))
+                .values(outcome="applied", applied_version=version.version, weight=contributor.weight)
+            )
+        self.session.execute(update(Run).where(Run.id == self.run).values(version=version.version))
+
+    def evaluated(self, result: Evaluated) -> None:
+        for name, value in (("accuracy", result.accuracy), ("loss", result.loss)):
+            self.session.merge(Metric(run_id=self.run, version=result.version, name=name, value=value, at=self.now))
+
+    def changed(self, change: Changed) -> None:
+        values = {"state": change.state, "reason": change.reason}
+        ended = {"ended_at": self.now} if change.state in ("stopped", "finished") else {}
+        self.session.execute(update(Run).where(Run.id == self.run).values(**values, **ended))
+        self.event(f"run-{change.state}", change.reason)
+
+    def event(self, kind: str, text: str, *, device: str | None = None) -> None:
+        """Append to the journal that people read."""
+        note(self.session, self.now, kind, text, run=self.run, device=device)
+
+    def idle(self, device: str) -> None:
+        """The device has no work. One that has just delivered counts as training until it is told so."""
+        registry.note(self.session, device, self.now, self.heartbeat, assignment_id=None)
+
+    def _end(self, assignment: str, state: str, reason: str) -> None:
+        self.session.execute(
+            update(Assignment)
+            .where(Assignment.id == assignment, Assignment.state.in_(OPEN))
+            .values(state=state, reason=reason, closed_at=self.now)
+        )
+
+
+def note(
+    session: Session, now: float, kind: str, text: str, *, run: str | None = None, device: str | None = None
+) -> None:
+    """Append to the journal that people read."""
+    session.execute(insert(Event).values(at=now, kind=kind, text=text, run_id=run, device_id=device))
+
+
+def take(session: Session, now: float, device: str, assignment: str) -> None:
+    """The device says that it has begun."""
+    mine = (Assignment.id == assignment, Assignment.device_id == device, Assignment.state == "offered")
+    session.execute(update(Assignment).where(*mine).values(state="taken", taken_at=now))
+
+
+@frozen
+class Entry:
+    """An update that is in the ledger."""
+
+    outcome: str
+    sha256: str
+    reason: str
+
+
+def entry(session: Session, assignment: str, commit: int) -> Entry | None:
+    key = (Update.assignment_id == assignment, Update.commit == commit)
+    row = session.execute(select(Update.outcome, Update.sha256, Update.reason).where(*key)).one_or_none()
+    return None if row is None else Entry(*row)
+
+
+def owner(session: Session, assignment: str) -> tuple[str, str] | None:
+    """(run, device) of an assignment, open or not."""
+    row = session.execute(
+        select(Assignment.run_id, Assignment.device_id).where(Assignment.id == assignment)
+    ).one_or_none()
+    return None if row is None else (row.run_id, row.device_id)
+
+
+def delivery(session: Session, assignment: str) -> tuple[str, str]:
+    """(artifact, weights) hashes that an assignment names."""
+    row = session.execute(
+        select(Assignment.artifact_sha256, Assignment.weights_sha256).where(Assignment.id == assignment)
+    ).one()
+    return row.artifact_sha256, row.weights_sha256
+
+
+def open_weights(session: Session, run: str) -> list[tuple[str, str]]:
+    """(assignment, weights hash) of every open assignment of a run."""
+    mine = (Assignment.run_id == run, Assignment.state.in_(OPEN))
+    return [(a, w) for a, w in session.execute(select(Assignment.id, Assignment.weights_sha256).where(*mine))]

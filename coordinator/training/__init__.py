@@ -1,0 +1,1 @@
+"""Runs: recipes, the engine that decides, the steward that writes, evaluation."""

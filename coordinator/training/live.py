@@ -1,0 +1,164 @@
+"""A run that is going on: its engine, what its devices fetch, and how it is recovered."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable
+
+import numpy as np
+from sqlalchemy import delete, insert, select
+from sqlalchemy.orm import Session
+
+from coordinator.compiler.compile import compile_model
+from coordinator.compiler.cost import flops
+from coordinator.compiler.shapes import initial_weights, layout
+from coordinator.compiler.spec import ModelSpec
+from coordinator.errors import ShoalError
+from coordinator.store import ledger, models
+from coordinator.store.blobs import Blobs
+from coordinator.store.ledger import Delivery
+from coordinator.strategies.base import Cost
+from coordinator.training import journal, recipe
+from coordinator.training.engine import Engine, Setting
+from coordinator.training.evaluation import Evaluation
+from coordinator.training.inputs import Offered
+from protocol import tensors
+from protocol.subnetwork import WIDTHS, Region, layout_to_json, nested
+
+SNAPSHOT_INPUTS = 200
+"""A snapshot is taken after this many inputs: recovery replays no more than these."""
+
+
+class LiveRun:
+    """One run in memory. Belongs to the steward's thread."""
+
+    def __init__(self, row: models.Run, spec: ModelSpec, evaluation: Evaluation | None, blobs: Blobs) -> None:
+        self.id = row.id
+        self.spec = spec
+        self.evaluation = evaluation
+        self._blobs = blobs
+        self._layout = layout(spec)
+        setting = Setting(row.id, recipe.parse(row.recipe), self._layout, costs(spec), row.seed, row.target)
+        self.engine = Engine(setting, initial_weights(spec, np.random.default_rng(row.seed)))
+        self._artifacts: dict[tuple[float, int], tuple[str, int]] = {}
+        self._current: dict[float, tuple[str, int]] = {}
+        self._version = -1
+        self._users: Counter[str] = Counter()
+        self._weights_of: dict[str, str] = {}
+        self._since_snapshot = 0
+
+    # -- what devices fetch --------------------------------------------------------------------------------------
+
+    def delivery(self, offer: Offered) -> Delivery:
+        """Artifact and cut weights for a new offer, stored as blobs."""
+        artifact = self._artifact(offer.plan.width, offer.plan.batch)
+        weights = self._cut(offer.plan.width)
+        self._use(offer.assignment, weights[0])
+        return Delivery(*artifact, *weights)
+
+    def delivery_again(self, session: Session, offer: Offered) -> Delivery:
+        """What was offered before; ShoalError not-found if its weights are gone."""
+        artifact, weights = ledger.delivery(session, offer.assignment)
+        return Delivery(artifact, self._size(artifact), weights, self._size(weights))
+
+    def released(self, assignment: str) -> None:
+        """An assignment has ended: drop its weights unless somebody else trains from them."""
+        weights = self._weights_of.pop(assignment, None)
+        if weights is None:
+            return
+        self._users[weights] -= 1
+        if self._users[weights] <= 0:
+            del self._users[weights]
+            if weights not in (sha256 for sha256, _ in self._current.values()):
+                self._blobs.remove(weights)
+
+    def retire(self) -> None:
+        """The run has ended, and nobody fetches anything for it any more."""
+        for sha256 in {sha256 for sha256, _ in self._current.values()} | set(self._users):
+            self._blobs.remove(sha256)
+
+    def _use(self, assignment: str, weights: str) -> None:
+        self._weights_of[assignment] = weights
+        self._users[weights] += 1
+
+    def _artifact(self, width: float, batch: int) -> tuple[str, int]:
+        if (width, batch) not in self._artifacts:
+            content = compile_model(self.spec, nested(self._layout, width), batch, "train").content
+            self._artifacts[width, batch] = self._blobs.put(content), len(content)
+        return self._artifacts[width, batch]
+
+    def _cut(self, width: float) -> tuple[str, int]:
+        """The current version's weights at a width; cut once per version."""
+        core = self.engine.core
+        if core.version != self._version:
+            for sha256, _ in self._current.values():
+                if not self._users[sha256]:
+                    self._blobs.remove(sha256)
+            self._current, self._version = {}, core.version
+        if width not in self._current:
+            region = self.engine.region(width)
+            content = tensors.encode(region.cut(core.weights), self._described(region))
+            self._current[width] = self._blobs.put(content), len(content)
+        return self._current[width]
+
+    def _described(self, region: Region) -> dict[str, str]:
+        channels = json.dumps(dict(region.subnetwork.channels))
+        return {"layout": json.dumps(layout_to_json(self._layout)), "channels": channels}
+
+    def _size(self, sha256: str) -> int:
+        try:
+            return self._blobs.path(sha256).stat().st_size
+        except OSError as error:
+            raise ShoalError("not-found", f"There is no blob {sha256}") from error
+
+    # -- survival ------------------------------------------------------------------------------------------------
+
+    def recover(self, session: Session, read: Callable[[int, int, int], bytes]) -> int:
+        """Become what the store says: the newest snapshot, then every input after it. Returns how many."""
+        newest = session.execute(
+            select(models.Snapshot.seq, models.Snapshot.sha256)
+            .where(models.Snapshot.run_id == self.id)
+            .order_by(models.Snapshot.seq.desc())
+            .limit(1)
+        ).one_or_none()
+        if newest is not None:
+            self.engine.restore(self._blobs.get(newest.sha256))
+        after = (models.Input.run_id == self.id, models.Input.seq > (newest.seq if newest else 0))
+        rows = session.execute(select(models.Input).where(*after).order_by(models.Input.seq)).scalars().all()
+        for row in rows:
+            self.engine.handle(journal.from_row(row.kind, row.body, read), row.at)
+        for assignment, weights in ledger.open_weights(session, self.id):
+            self._use(assignment, weights)
+        self._since_snapshot = len(rows)
+        return len(rows)
+
+    def counted(self) -> bool:
+        """One input more; True when it is time for a snapshot."""
+        self._since_snapshot += 1
+        return self._since_snapshot >= SNAPSHOT_INPUTS
+
+    def snapshot(self, session: Session, seq: int, now: float) -> None:
+        """Keep the engine's state after input ``seq``; the one before stays, older ones go."""
+        sha256 = self._blobs.put(self.engine.snapshot(), durable=True)
+        values = {"run_id": self.id, "seq": seq, "version": self.engine.core.version, "sha256": sha256, "at": now}
+        session.execute(insert(models.Snapshot).values(**values))
+        kept = session.execute(
+            select(models.Snapshot.seq, models.Snapshot.sha256)
+            .where(models.Snapshot.run_id == self.id)
+            .order_by(models.Snapshot.seq.desc())
+        ).all()
+        for old in kept[2:]:
+            session.execute(
+                delete(models.Snapshot).where(models.Snapshot.run_id == self.id, models.Snapshot.seq == old.seq)
+            )
+            if old.sha256 not in (new.sha256 for new in kept[:2]):
+                self._blobs.remove(old.sha256)
+        self._since_snapshot = 0
+
+
+def costs(spec: ModelSpec) -> dict[float, Cost]:
+    """What every nested width of a model costs."""
+    axes = layout(spec)
+    cuts = {width: nested(axes, width) for width in WIDTHS}
+    return {width: Cost(Region(axes, cut).parameters, flops(spec, cut)) for width, cut in cuts.items()}

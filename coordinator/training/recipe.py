@@ -1,0 +1,168 @@
+"""Recipes: one aggregator, policies, transforms and a base plan, written as TOML and read strictly."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
+
+from attrs import asdict, fields, frozen
+
+from coordinator.errors import ShoalError
+from coordinator.strategies import AGGREGATORS, POLICIES, TRANSFORMS
+from coordinator.strategies.base import Aggregator, Policy, Transform
+from protocol.errors import ProtocolError
+from protocol.messages import Plan
+
+PRESETS = Path(__file__).parent / "presets"
+
+
+@frozen(kw_only=True)
+class BasePlan:
+    """What every plan of the run starts from. ``lease`` seconds are given to a device for one assignment."""
+
+    batch: int = 32
+    steps: int = 20
+    learning_rate: float = 0.05
+    coding: str = "float32"
+    lease: float = 900.0
+
+    def plan(self) -> Plan:
+        return Plan(width=1.0, batch=self.batch, steps=self.steps, learning_rate=self.learning_rate, coding=self.coding)
+
+
+@frozen(kw_only=True)
+class Recipe:
+    """How a run decides."""
+
+    name: str
+    plan: BasePlan
+    aggregator: Aggregator
+    policies: tuple[Policy, ...] = ()
+    transforms: tuple[Transform, ...] = ()
+
+    def to_toml(self) -> str:
+        """The recipe with every default written out; :func:`parse` reads it back."""
+        lines = [f"name = {json.dumps(self.name)}", "", "[plan]", *_items(asdict(self.plan))]
+        members: list[tuple[str, Aggregator | Policy | Transform]] = [("[aggregator]", self.aggregator)]
+        members += [("[[policy]]", policy) for policy in self.policies]
+        members += [("[[transform]]", transform) for transform in self.transforms]
+        for header, member in members:
+            lines += ["", header, f'kind = "{member.kind}"', *_items(_options(member))]
+        return "\n".join(lines) + "\n"
+
+
+def presets() -> dict[str, str]:
+    """The TOML text of every recipe that comes with Shoal, by name."""
+    return {path.stem: path.read_text() for path in sorted(PRESETS.glob("*.toml"))}
+
+
+def load(recipe: str) -> Recipe:
+    """A recipe from a preset's name or from TOML text."""
+    return parse(presets().get(recipe, recipe))
+
+
+def parse(text: str) -> Recipe:
+    """Read TOML; ShoalError ``bad-recipe`` names the offending key."""
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        known = ", ".join(presets())
+        raise ShoalError("bad-recipe", f"The recipe is neither one of {known} nor TOML: {error}") from error
+    _known(table, {"name", "plan", "aggregator", "policy", "transform"}, "the recipe")
+    name = table.get("name", "custom")
+    if not isinstance(name, str) or not 1 <= len(name) <= 80:
+        raise ShoalError("bad-recipe", f"name is {name!r}, expected 1 to 80 characters")
+    recipe = Recipe(
+        name=name,
+        plan=_build(BasePlan, _table(table, "plan"), "[plan]"),
+        aggregator=_member(AGGREGATORS, _table(table, "aggregator"), "[aggregator]"),
+        policies=tuple(_member(POLICIES, t, "[[policy]]") for t in _tables(table, "policy")),
+        transforms=tuple(_member(TRANSFORMS, t, "[[transform]]") for t in _tables(table, "transform")),
+    )
+    _check(recipe)
+    return recipe
+
+
+def _check(recipe: Recipe) -> None:
+    writers: dict[str, str] = {}
+    for policy in recipe.policies:
+        for name in sorted(policy.writes):
+            if name in writers:
+                both = f"{writers[name]} and {type(policy).__name__}"
+                raise ShoalError("bad-recipe", f"Two policies set {name}: {both}; keep one of them")
+            writers[name] = type(policy).__name__
+    try:
+        recipe.plan.plan()
+    except ProtocolError as error:
+        raise ShoalError("bad-recipe", f"[plan]: {error}") from error
+    if not 1 <= recipe.plan.lease <= 30 * 86400:
+        raise ShoalError("bad-recipe", f"[plan]: lease is {recipe.plan.lease}, expected 1 second to 30 days")
+
+
+def _member(registry: Mapping[str, type], table: Mapping[str, Any], where: str) -> Any:
+    kind = table.get("kind")
+    if not isinstance(kind, str) or kind not in registry:
+        raise ShoalError("bad-recipe", f"{where}: kind is {kind!r}, expected one of {', '.join(registry)}")
+    return _build(registry[kind], {k: v for k, v in table.items() if k != "kind"}, f"{where} {kind}")
+
+
+def _build(cls: type[Any], table: Mapping[str, Any], where: str) -> Any:
+    hints = get_type_hints(cls)
+    names = {a.name.rstrip("_"): a.name for a in fields(cls)}
+    _known(table, set(names), where)
+    values = {names[key]: _typed(hints[names[key]], value, f"{where}: {key}") for key, value in table.items()}
+    try:
+        return cls(**values)
+    except (ValueError, TypeError) as error:
+        raise ShoalError("bad-recipe", f"{where}: {error}") from error
+
+
+def _typed(kind: Any, value: Any, where: str) -> Any:
+    """TOML's types are kept apart: "4" is not 4, and true is not 1; a whole number is fine where any number is."""
+    if kind is float and type(value) is int:
+        return float(value)
+    if get_origin(kind) is tuple and type(value) is list:
+        return tuple(_typed(get_args(kind)[0], item, where) for item in value)
+    if get_origin(kind) is dict and type(value) is dict:
+        return {key: _typed(get_args(kind)[1], item, where) for key, item in value.items()}
+    if type(value) is not kind:
+        raise ShoalError("bad-recipe", f"{where} is {value!r}, expected {getattr(kind, '__name__', kind)}")
+    return value
+
+
+def _known(table: Mapping[str, Any], names: set[str], where: str) -> None:
+    if unknown := sorted(table.keys() - names):
+        raise ShoalError("bad-recipe", f"{where}: unknown key {unknown[0]!r}, expected {', '.join(sorted(names))}")
+
+
+def _table(table: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    value = table.get(key, {})
+    if not isinstance(value, dict):
+        raise ShoalError("bad-recipe", f"{key} is {value!r}, expected a table [{key}]")
+    return value
+
+
+def _tables(table: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
+    value = table.get(key, [])
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+        raise ShoalError("bad-recipe", f"{key} is {value!r}, expected tables [[{key}]]")
+    return value
+
+
+def _options(member: Any) -> dict[str, Any]:
+    return {a.name.rstrip("_"): getattr(member, a.name) for a in fields(type(member))}
+
+
+def _items(options: Mapping[str, Any]) -> list[str]:
+    return [f"{key} = {_toml(value)}" for key, value in options.items()]
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{json.dumps(k)} = {_toml(v)}" for k, v in value.items()) + " }" if value else "{}"
+    if isinstance(value, tuple):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    return json.dumps(value)

@@ -1,0 +1,285 @@
+"""All runs that are going on: starting, steering and recovering them, and turning inputs into rows and answers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from attrs import define, field
+from sqlalchemy import func, insert, select
+
+from coordinator.compiler.spec import ModelSpec, ModelSpecError
+from coordinator.compiler.zoo import ZOO
+from coordinator.errors import ShoalError
+from coordinator.store import models
+from coordinator.store.blobs import Blobs
+from coordinator.store.ledger import Ledger
+from coordinator.store.segments import Segments
+from coordinator.training import journal, recipe
+from coordinator.training.evaluation import Evaluation, read_dataset
+from coordinator.training.inputs import (
+    Changed,
+    Closed,
+    Deferred,
+    Departed,
+    Evaluated,
+    Input,
+    Offered,
+    Operated,
+    Settled,
+    Ticked,
+    Versioned,
+)
+from coordinator.training.live import LiveRun
+from coordinator.training.turn import Turn
+from protocol.messages import Assignment, Blob, CheckIn, Receipt, Retry
+from protocol.weights import digest
+
+Submit = Callable[[str, Evaluation, int, Any], None]
+"""Asks for an evaluation: run, its test set, version, weights."""
+
+ENDED = ("stopped", "finished")
+
+
+@define
+class Runs:
+    """Belongs to the steward's thread."""
+
+    blobs: Blobs
+    segments: Segments
+    heartbeat: float
+    submit: Submit
+    live: dict[str, LiveRun] = field(factory=dict)
+    seq: int = 0
+    pace: float = 2.0
+    """Seconds after which a device without work is to come back."""
+
+    # -- inputs --------------------------------------------------------------------------------------------------
+
+    def handle(self, turn: Turn, run: LiveRun, given: Input, place: journal.Place | None = None) -> None:
+        """Journal an input, let the engine decide, write what follows and answer. All in the turn's transaction."""
+        kind, body = journal.to_row(given, place)
+        self.seq += 1
+        row = {"seq": self.seq, "run_id": run.id, "kind": kind, "body": body, "at": turn.now}
+        turn.session.execute(insert(models.Input).values(**row))
+        book = Ledger(turn.session, run.id, turn.now, self.heartbeat)
+        if isinstance(given, Evaluated):
+            book.evaluated(given)
+        for effect in run.engine.handle(given, turn.now):
+            match effect:
+                case Offered():
+                    self._offer(turn, run, book, effect)
+                case Deferred():
+                    book.idle(effect.device)
+                    seconds = self.pace if effect.seconds is None else effect.seconds
+                    turn.send(
+                        effect.device, "retry", Retry(check_in=effect.check_in, seconds=seconds, reason=effect.reason)
+                    )
+                case Settled():
+                    run.released(effect.update.assignment)
+                    book.settled(effect, place or (0, 0))
+                    turn.send(effect.device, "receipt", receipt(effect))
+                case Closed():
+                    run.released(effect.assignment)
+                    book.closed(effect)
+                case Versioned():
+                    book.versioned(effect)
+                    self._evaluate(turn, run, effect.version)
+                case Changed():
+                    book.changed(effect)
+                    if effect.state in ENDED:
+                        turn.after.append(lambda: self._retire(run))
+        if run.counted() or run.engine.core.state in ENDED:
+            run.snapshot(turn.session, self.seq, turn.now)
+
+    def _offer(self, turn: Turn, run: LiveRun, book: Ledger, offer: Offered) -> None:
+        if offer.again:
+            delivery = run.delivery_again(turn.session, offer)
+        else:
+            delivery = run.delivery(offer)
+            book.offered(offer, delivery)
+        message = Assignment(
+            id=offer.assignment,
+            kind="train",
+            run=run.id,
+            check_in=offer.check_in,
+            version=offer.version,
+            plan=offer.plan,
+            lease=max(0.0, offer.expires_at - turn.now),
+            artifact=Blob(sha256=delivery.artifact, size=delivery.artifact_size),
+            weights=Blob(sha256=delivery.weights, size=delivery.weights_size),
+        )
+        turn.send(offer.device, "assignment", message)
+
+    def _retire(self, run: LiveRun) -> None:
+        """The run has ended: from now on it lives in the store only."""
+        self.live.pop(run.id, None)
+        run.retire()
+
+    def _evaluate(self, turn: Turn, run: LiveRun, version: int) -> None:
+        if (evaluation := run.evaluation) is not None:
+            weights = run.engine.core.weights
+            turn.after.append(lambda: self.submit(run.id, evaluation, version, weights))
+
+    def measured(self, turn: Turn, run: str, result: Evaluated) -> None:
+        """An evaluation is done; one for a run that has ended meanwhile is only written down."""
+        live = self.live.get(run)
+        if live is not None:
+            self.handle(turn, live, result)
+        else:
+            Ledger(turn.session, run, turn.now, self.heartbeat).evaluated(result)
+
+    def tick(self, turn: Turn) -> None:
+        """Leases that have run out."""
+        for run in self.live.values():
+            deadline = run.engine.deadline
+            if deadline is not None and deadline <= turn.now:
+                self.handle(turn, run, Ticked())
+
+    def depart(self, turn: Turn, device: str) -> None:
+        """A device was revoked."""
+        for run in self.live.values():
+            self.handle(turn, run, Departed(device))
+
+    # -- choosing ------------------------------------------------------------------------------------------------
+
+    def fitting(self, check_in: CheckIn) -> LiveRun | None:
+        """The run a device should work for: the one it holds work of, else the least busy that fits its data."""
+        running = [run for run in self.live.values() if run.engine.core.state == "running"]
+        for run in running:
+            if check_in.held in run.engine.core.open:
+                return run
+        ready = [run for run in running if fits(run.spec, check_in)]
+        return min(ready, key=lambda run: len(run.engine.core.open), default=None)
+
+    # -- operators -----------------------------------------------------------------------------------------------
+
+    def start(
+        self,
+        turn: Turn,
+        *,
+        model: str,
+        recipe_text: str,
+        dataset: str,
+        target: float | None,
+        seed: int,
+        by: str,
+        name: str | None,
+    ) -> str:
+        """Create a run and let it begin; returns its id."""
+        spec = read_spec(model)
+        cookbook = recipe.load(recipe_text)
+        if target is not None and not 0 < target <= 1:
+            raise ShoalError("bad-request", f"target is {target}, expected an accuracy above 0 and up to 1")
+        if target is not None and not dataset:
+            raise ShoalError("bad-request", "a target needs the coordinator's own test set: name a dataset")
+        if not 0 <= seed < 1 << 31:
+            raise ShoalError("bad-request", f"seed is {seed}, expected a whole number from 0 to 2147483647")
+        row = models.Run(
+            id=self._free_id(turn, name or spec.name),
+            model_id=self._model_id(turn, spec),
+            recipe=cookbook.to_toml(),
+            recipe_name=cookbook.name,
+            seed=seed,
+            target=target,
+            dataset=str(Path(dataset).resolve()) if dataset else "",
+            state="running",
+            created_by=by,
+            created_at=turn.now,
+        )
+        run = self._build(row, spec)
+        turn.session.add(row)
+        turn.session.flush()
+        first = {"run_id": row.id, "version": 0, "sha256": digest(run.engine.core.weights), "step_norm": 0.0}
+        turn.session.execute(insert(models.ModelVersion).values(**first, updates=0, at=turn.now))
+        book = Ledger(turn.session, row.id, turn.now, self.heartbeat)
+        book.event("run-started", f"{by} started {row.id}: {spec.name} by {cookbook.name}")
+        turn.after.append(lambda: self.live.update({row_id: run}))
+        row_id = row.id
+        self._evaluate(turn, run, 0)
+        return row_id
+
+    def operate(self, turn: Turn, run: str, action: str, by: str) -> None:
+        """Pause, resume or stop a run."""
+        if action not in ("pause", "resume", "stop"):
+            raise ShoalError("bad-request", f"{action!r} is no command for a run, expected pause, resume or stop")
+        live = self.live.get(run)
+        if live is None and turn.session.get(models.Run, run) is None:
+            raise ShoalError("not-found", f"There is no run {run[:80]!r}")
+        state = live.engine.core.state if live else "over"
+        allowed = {"pause": ("running",), "resume": ("paused",), "stop": ("running", "paused")}[action]
+        if live is None or state not in allowed:
+            raise ShoalError("conflict", f"Run {run} is {state}: it cannot {action}")
+        self.handle(turn, live, Operated(action, by))
+
+    def _free_id(self, turn: Turn, name: str) -> str:
+        stem = re.sub(r"[^a-z0-9-]+", "-", name.lower()).strip("-")[:30] or "run"
+        pattern = models.Run.id.like(f"{stem}-%")
+        number = (turn.session.scalar(select(func.count()).where(pattern)) or 0) + 1
+        while turn.session.get(models.Run, f"{stem}-{number}") is not None:
+            number += 1
+        return f"{stem}-{number}"
+
+    def _model_id(self, turn: Turn, spec: ModelSpec) -> int:
+        known = turn.session.scalar(select(models.Model.id).where(models.Model.spec_sha256 == spec.sha256))
+        if known is not None:
+            return known
+        row = models.Model(name=spec.name, spec_sha256=spec.sha256, spec=spec.to_json(), created_at=turn.now)
+        turn.session.add(row)
+        turn.session.flush()
+        return row.id
+
+    # -- survival ------------------------------------------------------------------------------------------------
+
+    def recover(self, turn: Turn) -> None:
+        """Load every run that has not ended, and go on where the last commit was."""
+        self.seq = turn.session.scalar(select(func.max(models.Input.seq))) or 0
+        self.live = {}
+        going = models.Run.state.not_in(ENDED) & ~models.Run.simulated
+        for row in turn.session.execute(select(models.Run).where(going)).scalars().all():
+            spec = turn.session.scalar(select(models.Model.spec).where(models.Model.id == row.model_id))
+            run = self._build(row, ModelSpec.from_json(spec or {}))
+            inputs = run.recover(turn.session, self.segments.read)
+            self.live[row.id] = run
+            text = f"{row.id} goes on at version {run.engine.core.version}, after replaying {inputs} inputs"
+            Ledger(turn.session, row.id, turn.now, self.heartbeat).event("run-recovered", text)
+
+    def _build(self, row: models.Run, spec: ModelSpec) -> LiveRun:
+        evaluation = Evaluation(spec, read_dataset(Path(row.dataset), spec)) if row.dataset else None
+        return LiveRun(row, spec, evaluation, self.blobs)
+
+    def snapshot(self, turn: Turn) -> None:
+        """Before a clean end: the next start has nothing to replay."""
+        for run in self.live.values():
+            if run.engine.core.inputs:
+                run.snapshot(turn.session, self.seq, turn.now)
+
+
+def read_spec(model: str) -> ModelSpec:
+    """A model of the zoo by name, or a spec as JSON text; ShoalError ``bad-model``."""
+    if model in ZOO:
+        return ZOO[model]
+    try:
+        return ModelSpec.from_json(model)
+    except ModelSpecError as error:
+        hint = "" if model.lstrip().startswith("{") else f" (known models: {', '.join(ZOO)})"
+        raise ShoalError("bad-model", f"{error}{hint}") from error
+
+
+def fits(spec: ModelSpec, check_in: CheckIn) -> bool:
+    """Whether a device's data have the model's shape and no label it does not know."""
+    return check_in.input == spec.input and check_in.classes <= spec.classes and check_in.samples > 0
+
+
+def receipt(outcome: Settled) -> Receipt:
+    sent = outcome.update
+    return Receipt(
+        assignment=sent.assignment,
+        commit=sent.commit,
+        state=outcome.outcome,
+        sha256=sent.sha256,
+        missing=(),
+        reason=outcome.reason[:2000],
+    )

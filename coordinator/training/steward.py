@@ -1,0 +1,267 @@
+"""The steward: the one thread that writes. It takes messages, results and commands from one queue, decides with the
+engines, commits, and only then acknowledges, answers and returns.
+
+Whatever is waiting when a turn begins shares its transaction: under load many updates cost one fsync.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+from attrs import frozen
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
+from sqlalchemy.orm import Session
+
+from coordinator.errors import ShoalError
+from coordinator.store import ledger, registry
+from coordinator.store.blobs import Blobs
+from coordinator.store.database import Database
+from coordinator.store.segments import Segments
+from coordinator.training.conversation import Conversation
+from coordinator.training.evaluation import Evaluator
+from coordinator.training.inputs import Evaluated
+from coordinator.training.runs import Runs
+from coordinator.training.turn import Turn
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+WAITING = 10_000
+TURN = 200
+BEAT = 0.5
+"""Seconds between two looks at leases and silent devices."""
+
+
+@frozen(eq=False)
+class _Heard:
+    device: str
+    leaf: str
+    payload: bytes
+    acknowledge: Callable[[], None]
+
+
+@frozen(eq=False)
+class _Asked:
+    """A command, and where its result goes once it is durable."""
+
+    do: Callable[[Turn], Any]
+    result: Future[Any]
+
+
+@frozen(eq=False)
+class _Done:
+    """Where a command's result waits for the commit."""
+
+    result: Future[Any]
+    value: Any = None
+    error: BaseException | None = None
+
+    def tell(self) -> None:
+        if self.error is None:
+            self.result.set_result(self.value)
+        else:
+            self.result.set_exception(self.error)
+
+
+class Steward(threading.Thread):
+    """``clock`` gives seconds since 1970; ``send`` publishes (device, leaf, payload); ``cut_off`` ends a device's
+    sessions at the broker. Implements :class:`coordinator.services.Commands`."""
+
+    def __init__(
+        self,
+        database: Database,
+        blobs: Blobs,
+        segments: Segments,
+        *,
+        heartbeat: float,
+        clock: Callable[[], float] = time.time,
+        send: Callable[[str, str, bytes], None],
+        cut_off: Callable[[str], object],
+    ) -> None:
+        super().__init__(name="steward", daemon=True)
+        self._database = database
+        self._clock = clock
+        self._heartbeat = heartbeat
+        self._send = send
+        self._cut_off = cut_off
+        self._segments = segments
+        self._queue: queue.Queue[_Heard | _Asked | None] = queue.Queue(WAITING)
+        self._evaluator = Evaluator(self._measured)
+        self._runs = Runs(blobs, segments, heartbeat, self._evaluator.submit)
+        self._conversation = Conversation(self._runs)
+        self._looked = 0.0
+        self._stopping = False
+
+    # -- from other threads --------------------------------------------------------------------------------------
+
+    def hear(self, device: str, leaf: str, payload: bytes, acknowledge: Callable[[], None]) -> None:
+        """A device's message; ``acknowledge`` is called once what follows from it is durable."""
+        self._queue.put(_Heard(device, leaf, payload, acknowledge))
+
+    def write(self, change: Callable[[Session], T]) -> T:
+        """Run ``change`` in the next transaction and return its result when it is durable, or raise what it raised."""
+        return self._ask(lambda turn: change(turn.session))
+
+    def start_run(
+        self,
+        *,
+        model: str,
+        recipe: str,
+        dataset: str,
+        target: float | None,
+        seed: int,
+        by: str,
+        name: str | None = None,
+    ) -> str:
+        return self._ask(
+            lambda turn: self._runs.start(
+                turn, model=model, recipe_text=recipe, dataset=dataset, target=target, seed=seed, by=by, name=name
+            )
+        )
+
+    def operate(self, run: str, action: str, by: str) -> None:
+        self._ask(lambda turn: self._runs.operate(turn, run, action, by))
+
+    def disconnect(self, device: str) -> None:
+        self._ask(lambda turn: self._runs.depart(turn, device))
+        self._cut_off(device)
+
+    def stop(self) -> None:
+        """Take what is waiting, keep a snapshot of every run, and end."""
+        self._queue.put(None)
+        self.join()
+        self._evaluator.stop()
+
+    def _ask(self, do: Callable[[Turn], T]) -> T:
+        if not self.is_alive():
+            raise ShoalError("busy", "The coordinator is starting or stopping: try again in a moment")
+        asked = _Asked(do, Future())
+        self._queue.put(asked)
+        result: T = asked.result.result()
+        return result
+
+    def _measured(self, run: str, version: int, accuracy: float, loss: float) -> None:
+        self._queue.put(
+            _Asked(lambda turn: self._runs.measured(turn, run, Evaluated(version, accuracy, loss)), Future())
+        )
+
+    # -- the thread ----------------------------------------------------------------------------------------------
+
+    def recover(self) -> None:
+        """Before the start: load the runs that are going on. Raises what the store raises."""
+        with self._database.write() as session:
+            self._runs.recover(Turn(session, self._now()))
+
+    def run(self) -> None:
+        self._evaluator.start()
+        while not self._stopping:
+            batch = self._collect()
+            while not self._take(batch):
+                time.sleep(1.0)  # the disk is full, or the database is away: nothing is acknowledged meanwhile
+        self._take([], last=True)
+
+    def _collect(self) -> list[_Heard | _Asked]:
+        """Wait for something to do, then take everything that is there."""
+        batch: list[_Heard | _Asked] = []
+        wait: float | None = max(0.0, self._looked + BEAT - time.monotonic())
+        while len(batch) < TURN:
+            try:
+                item = self._queue.get(timeout=wait) if wait else self._queue.get_nowait()
+            except queue.Empty:
+                break
+            wait = None
+            if item is None:
+                self._stopping = True
+                break
+            batch.append(item)
+        return batch
+
+    def _take(self, batch: list[_Heard | _Asked], *, last: bool = False) -> bool:
+        """One transaction for a batch. False if it could not be committed: then it never happened."""
+        now = self._now()
+        done: list[_Done] = []
+        try:
+            with self._database.write() as session:
+                turn = Turn(session, now)
+                for item in batch:
+                    self._one(turn, item, done)
+                self._look(turn)
+                if last:
+                    self._runs.snapshot(turn)
+                registry.seen_all(session, turn.signs, now, self._heartbeat)
+                self._segments.sync()
+        except (SQLAlchemyError, OSError) as error:
+            log.error("turn-failed error=%s", error)
+            self._refuse(batch, error)
+            self._start_over()
+            return self._stopping
+        self._leave(turn, batch, done)
+        return True
+
+    def _one(self, turn: Turn, item: _Heard | _Asked, done: list[_Done]) -> None:
+        """One item inside a savepoint: what goes wrong in it does not touch the others."""
+        sends, after = len(turn.sends), len(turn.after)
+        try:
+            with turn.session.begin_nested():
+                value = self._do(turn, item)
+        except (OperationalError, OSError):
+            raise  # the store itself is in trouble: the whole turn fails
+        except Exception as error:
+            del turn.sends[sends:], turn.after[after:]
+            expected = isinstance(error, ShoalError)
+            if not expected:
+                log.exception("input-failed")
+                ledger.note(turn.session, turn.now, "internal-error", f"{type(error).__name__}: {error}"[:500])
+                self._runs.recover(turn)  # an engine may have stopped half-way
+            if isinstance(item, _Asked):
+                done.append(_Done(item.result, error=error))
+        else:
+            if isinstance(item, _Asked):
+                done.append(_Done(item.result, value))
+
+    def _do(self, turn: Turn, item: _Heard | _Asked) -> Any:
+        if isinstance(item, _Asked):
+            return item.do(turn)
+        self._conversation.hear(turn, item.device, item.leaf, item.payload)
+        return None
+
+    def _look(self, turn: Turn) -> None:
+        if time.monotonic() - self._looked >= BEAT:
+            self._looked = time.monotonic()
+            self._runs.tick(turn)
+            registry.watch(turn.session, turn.now, self._heartbeat)
+
+    def _leave(self, turn: Turn, batch: list[_Heard | _Asked], done: list[_Done]) -> None:
+        """Committed: now the world may know."""
+        for step in turn.after:
+            step()
+        for device, leaf, payload in turn.sends:
+            self._send(device, leaf, payload)
+        for item in batch:
+            if isinstance(item, _Heard):
+                item.acknowledge()
+        for one in done:
+            one.tell()
+
+    def _refuse(self, batch: list[_Heard | _Asked], error: Exception) -> None:
+        """Who waits for an answer gets one; what devices said is kept and tried again."""
+        for item in batch:
+            if isinstance(item, _Asked):
+                item.result.set_exception(ShoalError("database-unusable", f"The change could not be stored: {error}"))
+        batch[:] = [item for item in batch if isinstance(item, _Heard)]
+
+    def _start_over(self) -> None:
+        """The transaction is gone, so what the engines did in it must go as well."""
+        try:
+            self.recover()
+        except (SQLAlchemyError, OSError, ShoalError) as error:
+            log.error("recovery-failed error=%s", error)
+
+    def _now(self) -> float:
+        return round(self._clock(), 6)
