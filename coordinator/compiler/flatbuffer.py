@@ -1,0 +1,175 @@
+"""Writes LiteRT models of one subgraph and one signature.
+
+The schema classes (object API) are those the installed ``ai_edge_litert`` package carries. Bytes depend on
+nothing but the calls made, so the same graph has the same hash.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import flatbuffers
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+from attrs import frozen
+from numpy.typing import NDArray
+
+DType = Literal["float32", "int32", "bool"]
+Shape = tuple[int, ...]
+
+_TYPES: dict[str, int] = {
+    "float32": schema.TensorType.FLOAT32,
+    "int32": schema.TensorType.INT32,
+    "bool": schema.TensorType.BOOL,
+}
+_SCHEMA_VERSION = 3
+_FILE_IDENTIFIER = b"TFL3"
+
+
+@frozen
+class Tensor:
+    """A tensor of the graph under construction: its number, shape and element type."""
+
+    index: int
+    shape: Shape
+    dtype: DType = "float32"
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+
+class Writer:
+    """Collects tensors and operators in execution order, then packs them."""
+
+    def __init__(self, signature: str) -> None:
+        self.signature = signature
+        self.tensors: list[Tensor] = []
+        self.operators: list[tuple[str, tuple[int, ...], tuple[int, ...]]] = []
+        """Every operator in execution order: name, numbers of the tensors it reads, of those it writes."""
+        self.inputs: dict[str, Tensor] = {}
+        self.outputs: dict[str, Tensor] = {}
+        self.constants: dict[int, Tensor] = {}
+        self._known: dict[tuple[str, Shape, bytes], Tensor] = {}
+        self._records: list[Any] = []
+        self._packed: list[Any] = []
+        self._codes: dict[int, int] = {}
+        self._buffers: list[Any] = [schema.BufferT()]  # buffer 0 means "no data"
+
+    def input(self, name: str, shape: Shape, dtype: DType = "float32") -> Tensor:
+        tensor = self.inputs[name] = self._tensor(shape, dtype, name)
+        return tensor
+
+    def output(self, name: str, tensor: Tensor) -> None:
+        """Name ``tensor`` as an output; it must be written by an operator and be named only once."""
+        self._records[tensor.index].name = name.encode()
+        self.outputs[name] = tensor
+
+    def constant(self, value: NDArray[Any]) -> Tensor:
+        """A tensor of fixed content; equal content is stored once."""
+        content = np.ascontiguousarray(value)
+        key = (content.dtype.str, content.shape, content.tobytes())
+        if key not in self._known:
+            buffer = schema.BufferT()
+            buffer.data = np.frombuffer(key[2], np.uint8)
+            self._buffers.append(buffer)
+            dtype: DType = "int32" if content.dtype == np.int32 else "float32"
+            tensor = self._tensor(content.shape, dtype, f"constant{len(self._known)}", len(self._buffers) - 1)
+            self._known[key] = self.constants[tensor.index] = tensor
+        return self._known[key]
+
+    def emit(
+        self,
+        operator: str,
+        inputs: Sequence[Tensor],
+        shape: Shape,
+        options: str = "",
+        dtype: DType = "float32",
+        **fields: Any,
+    ) -> Tensor:
+        """Append an operator with one output."""
+        return self.emit_many(operator, inputs, [shape], options, dtype, **fields)[0]
+
+    def emit_many(
+        self,
+        operator: str,
+        inputs: Sequence[Tensor],
+        shapes: Sequence[Shape],
+        options: str = "",
+        dtype: DType = "float32",
+        **fields: Any,
+    ) -> list[Tensor]:
+        """Append an operator; ``options`` is the name of its schema table, ``fields`` the table's content."""
+        code: int = getattr(schema.BuiltinOperator, operator)
+        outputs = [self._tensor(shape, dtype) for shape in shapes]
+        record = schema.OperatorT()
+        record.opcodeIndex = self._codes.setdefault(code, len(self._codes))
+        record.inputs = [tensor.index for tensor in inputs]
+        record.outputs = [tensor.index for tensor in outputs]
+        if options:
+            table = getattr(schema, f"{options}T")()
+            for name, value in fields.items():
+                setattr(table, name, value)
+            record.builtinOptionsType = getattr(schema.BuiltinOptions, options)
+            record.builtinOptions = table
+        self._packed.append(record)
+        self.operators.append((operator, tuple(record.inputs), tuple(record.outputs)))
+        return outputs
+
+    def pack(self) -> bytes:
+        """The finished model file."""
+        model = schema.ModelT()
+        model.version = _SCHEMA_VERSION
+        model.operatorCodes = [_operator_code(code) for code in self._codes]
+        model.subgraphs = [self._subgraph()]
+        model.buffers = self._buffers
+        model.signatureDefs = [self._signature()]
+        builder = flatbuffers.Builder(1 << 14)
+        builder.Finish(model.Pack(builder), file_identifier=_FILE_IDENTIFIER)
+        return bytes(builder.Output())
+
+    def _tensor(self, shape: Shape, dtype: DType, name: str = "", buffer: int = 0) -> Tensor:
+        tensor = Tensor(len(self.tensors), tuple(int(size) for size in shape), dtype)
+        record = schema.TensorT()
+        record.shape = list(tensor.shape)
+        record.hasRank = True
+        record.type = _TYPES[dtype]
+        record.name = (name or f"t{tensor.index}").encode()
+        record.buffer = buffer
+        self.tensors.append(tensor)
+        self._records.append(record)
+        return tensor
+
+    def _subgraph(self) -> Any:
+        subgraph = schema.SubGraphT()
+        subgraph.name = self.signature.encode()
+        subgraph.tensors = self._records
+        subgraph.inputs = [tensor.index for tensor in self.inputs.values()]
+        subgraph.outputs = [tensor.index for tensor in self.outputs.values()]
+        subgraph.operators = self._packed
+        return subgraph
+
+    def _signature(self) -> Any:
+        signature = schema.SignatureDefT()
+        signature.signatureKey = self.signature.encode()
+        signature.subgraphIndex = 0
+        signature.inputs = [_tensor_map(name, tensor) for name, tensor in self.inputs.items()]
+        signature.outputs = [_tensor_map(name, tensor) for name, tensor in self.outputs.items()]
+        return signature
+
+
+def _operator_code(code: int) -> Any:
+    record = schema.OperatorCodeT()
+    record.builtinCode = code
+    record.deprecatedBuiltinCode = min(code, 127)  # one byte; 127 says "read builtinCode"
+    record.version = 1
+    return record
+
+
+def _tensor_map(name: str, tensor: Tensor) -> Any:
+    record = schema.TensorMapT()
+    record.name = name.encode()
+    record.tensorIndex = tensor.index
+    return record
