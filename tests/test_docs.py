@@ -1,0 +1,122 @@
+"""The documentation names everything there is: commands, settings, topics, tables, strategies, error codes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import pytest
+from attrs import fields
+
+from coordinator.cli import COMMANDS, main
+from coordinator.errors import CATALOGUE
+from coordinator.settings import Settings
+from coordinator.store.models import Base
+from coordinator.store.registry import STATUSES
+from coordinator.strategies import AGGREGATORS, POLICIES, TRANSFORMS
+from coordinator.training.recipe import parse, presets
+from device_agent import cli as agent_cli
+from device_agent.settings import Settings as AgentSettings
+from protocol import tensors, topics
+from protocol.messages import FEATURES, STATES
+
+DOCS = Path(__file__).parent.parent / "docs"
+STRATEGIES = {**AGGREGATORS, **POLICIES, **TRANSFORMS}
+
+
+def page(name: str) -> str:
+    return (DOCS / name).read_text()
+
+
+def commands() -> list[str]:
+    """Every command of ``shoal``, e.g. ``run start``."""
+    context = click.Context(main)
+    found = []
+    for name in COMMANDS:
+        command = main.get_command(context, name)
+        below = command.list_commands(context) if isinstance(command, click.Group) else [""]
+        found += [f"{name} {sub}".strip() for sub in below]
+    return found
+
+
+@pytest.mark.parametrize("command", commands())
+def test_every_command_stands_in_operations(command: str) -> None:
+    group, _, name = command.partition(" ")
+    line = next((line for line in page("operations.md").splitlines() if line.startswith(f"| `shoal {group}")), "")
+    assert line, f"docs/operations.md has no row for shoal {group}"
+    assert not name or f"`{name}`" in line or f"{group} {name}`" in line
+
+
+@pytest.mark.parametrize("command", ["enrol", "run", "status"])
+def test_every_command_of_the_agent_stands_in_operations(command: str) -> None:
+    line = next(line for line in page("operations.md").splitlines() if line.startswith("| `shoal-agent"))
+    assert command in line
+    assert command in agent_cli._parser().format_help()
+
+
+@pytest.mark.parametrize("command", commands())
+def test_every_command_has_help_with_an_example(command: str) -> None:
+    found: click.Command | None = main
+    context = click.Context(main, info_name="shoal")
+    for word in command.split():
+        assert isinstance(found, click.Group)
+        found = found.get_command(context, word)
+    assert found is not None
+    assert "xample" in found.get_help(click.Context(found, parent=context, info_name=command))
+
+
+@pytest.mark.parametrize("setting", [f.name for f in fields(Settings)])
+def test_every_setting_of_the_coordinator_stands_in_operations(setting: str) -> None:
+    assert f"| `{setting}` |" in page("operations.md")
+
+
+@pytest.mark.parametrize("setting", [f.name for f in fields(AgentSettings) if f.name != "home"])
+def test_every_setting_of_the_agent_stands_in_operations(setting: str) -> None:
+    assert f"| `{setting}` |" in page("operations.md").split("## Settings of an agent")[1]
+
+
+@pytest.mark.parametrize("code", CATALOGUE)
+def test_every_error_code_stands_in_operations_with_its_status(code: str) -> None:
+    assert f"| `{code}` | {CATALOGUE[code].status} |" in page("operations.md")
+
+
+@pytest.mark.parametrize("status", STATUSES)
+def test_every_status_stands_in_operations(status: str) -> None:
+    assert f"| {status} |" in page("operations.md")
+
+
+@pytest.mark.parametrize("leaf", topics.CHANNELS)
+def test_every_topic_stands_in_the_protocol_with_direction_and_message(leaf: str) -> None:
+    channel = topics.CHANNELS[leaf]
+    row = f"| `{leaf}` | {channel.direction} | {channel.qos} | `{channel.message.__name__}`"
+    assert row in page("protocol.md")
+
+
+@pytest.mark.parametrize("word", [*STATES, *FEATURES, *tensors.DTYPES])
+def test_states_features_and_dtypes_stand_in_the_protocol(word: str) -> None:
+    assert word in page("protocol.md")
+
+
+@pytest.mark.parametrize("table", Base.metadata.tables)
+def test_every_table_stands_in_the_database_page(table: str) -> None:
+    assert f"| `{table}` |" in page("database.md")
+
+
+@pytest.mark.parametrize("kind", STRATEGIES)
+def test_every_strategy_stands_in_recipes_with_its_options(kind: str) -> None:
+    text = page("recipes.md")
+    assert f"**`{kind}`**" in text
+    section = text.split(f"**`{kind}`**")[1].split("**`")[0]
+    for option in fields(STRATEGIES[kind]):
+        assert f"`{option.name.rstrip('_')}" in section, f"{kind} has an option {option.name}"
+
+
+@pytest.mark.parametrize("name", presets())
+def test_every_preset_stands_in_recipes_and_parses(name: str) -> None:
+    assert f"`{name}`" in page("recipes.md")
+    assert parse(presets()[name]).name == name
+
+
+def test_the_example_recipe_of_the_page_is_a_recipe() -> None:
+    text = page("recipes.md").split("```toml")[1].split("```")[0]
+    assert parse(text).name == "my-recipe"
