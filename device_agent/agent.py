@@ -10,7 +10,6 @@ import queue
 import secrets
 import signal
 import time
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from random import Random
 from types import TracebackType
@@ -23,8 +22,8 @@ from protocol.errors import ProtocolError
 from protocol.messages import FEATURES, PROTOCOL, CheckIn, DeviceEvent, Message, Telemetry
 from protocol.wire import decode, encode
 
+from . import __version__, feedback, memory, runtime, telemetry
 from . import dataset as datasets
-from . import feedback, memory, runtime, telemetry
 from .address import parse
 from .conversation import (
     Acknowledged,
@@ -66,13 +65,6 @@ STATUS = "status.json"
 LOCK = "agent.lock"
 
 log = logging.getLogger(__name__)
-
-
-def installed_version() -> str:
-    try:
-        return version("shoal")
-    except PackageNotFoundError:
-        return "unknown"
 
 
 class Home:
@@ -356,7 +348,7 @@ def _offer(settings: Settings, dataset: Dataset) -> CheckIn:
     return CheckIn(
         id="0",
         protocol=PROTOCOL,
-        agent=installed_version(),
+        agent=__version__,
         runtime=settings.backend or backends[0],
         features=FEATURES,
         samples=len(dataset),

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import identity, settings
+from . import __version__, identity, settings
 from .errors import AgentError
 
 EXIT_CODES = """exit codes:
@@ -63,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
         f"  shoal-agent run\n\n{EXIT_CODES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action=_Version, help="print the version and leave")
+    parser.add_argument("--version", action="version", version=f"shoal-agent {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     enrol = _command(commands, "enrol", _enrol, "join a fleet with a claim token; asking again is harmless")
     enrol.add_argument("--url", required=True, help="the coordinator, e.g. https://coordinator:8443")
@@ -98,17 +98,6 @@ def _command(
     )
     parser.set_defaults(command=command)
     return parser
-
-
-class _Version(argparse.Action):
-    def __init__(self, option_strings: Sequence[str], dest: str, help: str) -> None:
-        super().__init__(option_strings, dest, nargs=0, help=help)
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
-        from .agent import installed_version
-
-        print(f"shoal-agent {installed_version()}")
-        parser.exit()
 
 
 def _enrol(arguments: argparse.Namespace) -> None:
