@@ -13,13 +13,13 @@ from typing import Any, Literal
 import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
-from attrs import frozen
+from attrs import field, frozen
 from numpy.typing import NDArray
 
 DType = Literal["float32", "int32", "bool"]
 Shape = tuple[int, ...]
 
-_TYPES: dict[str, int] = {
+TYPES: dict[str, int] = {
     "float32": schema.TensorType.FLOAT32,
     "int32": schema.TensorType.INT32,
     "bool": schema.TensorType.BOOL,
@@ -41,17 +41,31 @@ class Tensor:
         return math.prod(self.shape)
 
 
+@frozen
+class Operation:
+    """One operator: numbers of the tensors it reads and writes, and the content of its schema table ``options``."""
+
+    operator: str
+    reads: tuple[int, ...]
+    writes: tuple[int, ...]
+    options: str = ""
+    fields: dict[str, Any] = field(factory=dict)
+
+
 class Writer:
     """Collects tensors and operators in execution order, then packs them."""
 
     def __init__(self, signature: str) -> None:
         self.signature = signature
         self.tensors: list[Tensor] = []
-        self.operators: list[tuple[str, tuple[int, ...], tuple[int, ...]]] = []
-        """Every operator in execution order: name, numbers of the tensors it reads, of those it writes."""
+        self.operations: list[Operation] = []
+        """In execution order."""
         self.inputs: dict[str, Tensor] = {}
         self.outputs: dict[str, Tensor] = {}
-        self.constants: dict[int, Tensor] = {}
+        self.constants: dict[int, NDArray[Any]] = {}
+        """Content by number of the tensor."""
+        self.known: dict[object, Tensor] = {}
+        """What has been computed before and may be wanted again, by whatever names it."""
         self._known: dict[tuple[str, Shape, bytes], Tensor] = {}
         self._records: list[Any] = []
         self._packed: list[Any] = []
@@ -77,7 +91,8 @@ class Writer:
             self._buffers.append(buffer)
             dtype: DType = "int32" if content.dtype == np.int32 else "float32"
             tensor = self._tensor(content.shape, dtype, f"constant{len(self._known)}", len(self._buffers) - 1)
-            self._known[key] = self.constants[tensor.index] = tensor
+            self._known[key] = tensor
+            self.constants[tensor.index] = content
         return self._known[key]
 
     def emit(
@@ -115,7 +130,8 @@ class Writer:
             record.builtinOptionsType = getattr(schema.BuiltinOptions, options)
             record.builtinOptions = table
         self._packed.append(record)
-        self.operators.append((operator, tuple(record.inputs), tuple(record.outputs)))
+        reads, writes = tuple(record.inputs), tuple(record.outputs)
+        self.operations.append(Operation(operator, reads, writes, options, fields))
         return outputs
 
     def pack(self) -> bytes:
@@ -135,7 +151,7 @@ class Writer:
         record = schema.TensorT()
         record.shape = list(tensor.shape)
         record.hasRank = True
-        record.type = _TYPES[dtype]
+        record.type = TYPES[dtype]
         record.name = (name or f"t{tensor.index}").encode()
         record.buffer = buffer
         self.tensors.append(tensor)

@@ -13,7 +13,8 @@ import numpy as np
 from attrs import frozen
 from numpy.typing import NDArray
 
-from .spec import Conv2D, Pair
+from .fields import Pair
+from .kinds import Conv2D
 
 Index = NDArray[np.int32]
 
@@ -67,3 +68,4 @@ class Patches:
         phase = row % high * wide + column % wide
         number = phase * self.positions + row // high * columns + column // wide
         return np.where(read, number, -1).astype(np.int32).reshape(-1, self.taps)
+

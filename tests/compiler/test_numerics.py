@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from coordinator.compiler.compile import compile_model
 from coordinator.compiler.shapes import layout
 from coordinator.compiler.spec import Conv2D, Dense, Flatten, Layer, MaxPool, ModelSpec, ModelSpecError, Relu
+from coordinator.compiler.targets import TARGETS, Target
 from coordinator.compiler.zoo import ZOO
 from device_agent.runtime import Inference, TrainStep, backends
 from protocol.subnetwork import FULL, WIDTHS, Subnetwork, nested
@@ -138,7 +139,7 @@ def test_other_batches(batch, backend):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_batch_whose_patches_do_not_fit_the_cache_is_sliced(backend, monkeypatch):
-    monkeypatch.setattr("coordinator.compiler.convolution._PATCH_BYTES", 1 << 14)
+    monkeypatch.setitem(TARGETS, "litert", Target(patch_bytes=1 << 14))
     check(CNN, backend)
 
 
