@@ -92,6 +92,7 @@ MODELS = {
     "depthwise, stride larger than the kernel": model((9, 8, 3), DepthwiseConv2D((1, 2), (2, 3)), Flatten()),
     "depthwise on the input, no bias": model((5, 5, 3), DepthwiseConv2D((3, 3), bias=False), Relu(), Flatten()),
     "transposed": model((3, 4, 2), Conv2D(3, (1, 1)), TransposedConv2D(4, (3, 3), (2, 2)), Relu(), Flatten()),
+    "transposed, no blocks": model((5, 3, 2), TransposedConv2D(3, (1, 2)), TransposedConv2D(4, (2, 3)), Flatten()),
     "transposed, valid": model((3, 2, 2), TransposedConv2D(4, (2, 3), (2, 1), "valid"), TransposedConv2D(2, (3, 3)), Flatten()),
     "transposed, stride larger than the kernel": model((3, 2, 2), Relu(), TransposedConv2D(3, (2, 2), (3, 3)), Flatten()),
     "average pool": model((7, 8, 2), Conv2D(4, (3, 3)), AveragePool((2, 3)), Relu(), Flatten()),
