@@ -16,11 +16,34 @@ from hypothesis import strategies as st
 
 from coordinator.compiler.compile import compile_model
 from coordinator.compiler.kinds import (
-    Add, AveragePool, BatchNorm, Concat, Conv1D, DepthwiseConv2D, Dropout, Embedding, Gelu, GlobalAveragePool,
-    GroupNorm, Gru, LayerNorm, LeakyRelu, Lstm, Relu6, Reshape, Sigmoid, Silu, Tanh, TransposedConv2D,
+    Add,
+    AveragePool,
+    BatchNorm,
+    Concat,
+    Conv1D,
+    DepthwiseConv2D,
+    Dropout,
+    Embedding,
+    Gelu,
+    GlobalAveragePool,
+    GroupNorm,
+    Gru,
+    LayerNorm,
+    LeakyRelu,
+    Lstm,
+    Relu6,
+    Reshape,
+    Sigmoid,
+    Silu,
+    Tanh,
+    TransposedConv2D,
 )  # fmt: skip
 from coordinator.compiler.objectives import (
-    BatchMeanHinge, Huber, MeanSquaredError, SigmoidCrossEntropy, SoftmaxCrossEntropy,
+    BatchMeanHinge,
+    Huber,
+    MeanSquaredError,
+    SigmoidCrossEntropy,
+    SoftmaxCrossEntropy,
 )  # fmt: skip
 from coordinator.compiler.optimiser import Training
 from coordinator.compiler.shapes import layout
@@ -83,18 +106,30 @@ MODELS = {
     "pool 1 by 4": model((3, 9, 2), Conv2D(4, (3, 3)), MaxPool((1, 4)), Flatten()),
     "pool twice": model((8, 8, 2), Conv2D(4, (3, 3)), MaxPool((2, 2)), Relu(), MaxPool((2, 2)), Flatten()),
     "strided, filters in blocks": model((8, 8, 4), Conv2D(8, (3, 3)), Relu(), Conv2D(6, (3, 3), (2, 2)), Flatten()),
-    "stride 3 by 2 of a long kernel": model((9, 11, 3), Relu(), Conv2D(4, (2, 1)), Conv2D(5, (4, 5), (3, 2)), Flatten()),
+    "stride 3 by 2 of a long kernel": model(
+        (9, 11, 3), Relu(), Conv2D(4, (2, 1)), Conv2D(5, (4, 5), (3, 2)), Flatten()
+    ),
     "conv1d": model((24, 3), Conv1D(4, 5), Relu(), MaxPool((2,)), Conv1D(6, 4, 2, "valid"), Tanh(), Flatten()),
-    "depthwise": model((6, 5, 2), Conv2D(4, (1, 1)), DepthwiseConv2D((3, 3)), Relu(), DepthwiseConv2D((2, 3)), Flatten()),
+    "depthwise": model(
+        (6, 5, 2), Conv2D(4, (1, 1)), DepthwiseConv2D((3, 3)), Relu(), DepthwiseConv2D((2, 3)), Flatten()
+    ),
     "depthwise, strided": model(
-        (9, 8, 2), Conv2D(4, (3, 3)), DepthwiseConv2D((3, 3), (2, 2)), DepthwiseConv2D((3, 2), (1, 2), "valid"), Flatten()
+        (9, 8, 2),
+        Conv2D(4, (3, 3)),
+        DepthwiseConv2D((3, 3), (2, 2)),
+        DepthwiseConv2D((3, 2), (1, 2), "valid"),
+        Flatten(),
     ),
     "depthwise, stride larger than the kernel": model((9, 8, 3), DepthwiseConv2D((1, 2), (2, 3)), Flatten()),
     "depthwise on the input, no bias": model((5, 5, 3), DepthwiseConv2D((3, 3), bias=False), Relu(), Flatten()),
     "transposed": model((3, 4, 2), Conv2D(3, (1, 1)), TransposedConv2D(4, (3, 3), (2, 2)), Relu(), Flatten()),
     "transposed, no blocks": model((5, 3, 2), TransposedConv2D(3, (1, 2)), TransposedConv2D(4, (2, 3)), Flatten()),
-    "transposed, valid": model((3, 2, 2), TransposedConv2D(4, (2, 3), (2, 1), "valid"), TransposedConv2D(2, (3, 3)), Flatten()),
-    "transposed, stride larger than the kernel": model((3, 2, 2), Relu(), TransposedConv2D(3, (2, 2), (3, 3)), Flatten()),
+    "transposed, valid": model(
+        (3, 2, 2), TransposedConv2D(4, (2, 3), (2, 1), "valid"), TransposedConv2D(2, (3, 3)), Flatten()
+    ),
+    "transposed, stride larger than the kernel": model(
+        (3, 2, 2), Relu(), TransposedConv2D(3, (2, 2), (3, 3)), Flatten()
+    ),
     "average pool": model((7, 8, 2), Conv2D(4, (3, 3)), AveragePool((2, 3)), Relu(), Flatten()),
     "average pool of a signal": model((9, 2), Conv1D(4, 3), AveragePool((2,)), Flatten()),
     "global average": model((5, 4, 2), Conv2D(4, (3, 3)), Relu(), GlobalAveragePool()),
@@ -107,12 +142,24 @@ MODELS = {
     "silu": model((5,), Dense(24), Silu()),
     "reshape": model((12,), Dense(24), Reshape((2, 3, 4)), Conv2D(4, (2, 2)), Reshape((6, 4)), Conv1D(2, 3), Flatten()),
     "residual": model(
-        (4, 4, 2), Conv2D(4, (3, 3), name="a"), Relu(name="r"), Conv2D(4, (3, 3), name="b"), Add(("r", "b")), Relu(), Flatten()
+        (4, 4, 2),
+        Conv2D(4, (3, 3), name="a"),
+        Relu(name="r"),
+        Conv2D(4, (3, 3), name="b"),
+        Add(("r", "b")),
+        Relu(),
+        Flatten(),
     ),
     "residual to the input": model((4, 4, 4), Conv2D(4, (3, 3), name="a"), Add(("input", "a", "a")), Flatten()),
     "concat": model(
-        (4, 4, 2), Conv2D(4, (3, 3), name="a"), Conv2D(2, (1, 1), input="input", name="b"), Concat(("a", "b", "a")),
-        DepthwiseConv2D((3, 3)), GroupNorm(groups=2), Conv2D(3, (3, 3)), Flatten(),
+        (4, 4, 2),
+        Conv2D(4, (3, 3), name="a"),
+        Conv2D(2, (1, 1), input="input", name="b"),
+        Concat(("a", "b", "a")),
+        DepthwiseConv2D((3, 3)),
+        GroupNorm(groups=2),
+        Conv2D(3, (3, 3)),
+        Flatten(),
     ),
     "concat of rows": model(
         (6,), Dense(4, name="a"), Dense(3, input="input", name="b"), Concat(("b", "input", "a")), LayerNorm(), Tanh()
@@ -120,8 +167,12 @@ MODELS = {
     "concat, then flatten": model(
         (2, 3, 2), Conv2D(4, (1, 1), name="a"), Conv2D(6, (1, 1), name="b"), Concat(("a", "b")), Flatten(), Dense(5)
     ),
-    "batch norm": model((4, 4, 2), Conv2D(4, (3, 3), bias=False), BatchNorm(), Relu(), Conv2D(4, (3, 3)), BatchNorm(), Flatten()),
-    "batch norm of rows and signals": model((9, 2), Conv1D(4, 3), BatchNorm(), Flatten(), Dense(4), BatchNorm(), Relu()),
+    "batch norm": model(
+        (4, 4, 2), Conv2D(4, (3, 3), bias=False), BatchNorm(), Relu(), Conv2D(4, (3, 3)), BatchNorm(), Flatten()
+    ),
+    "batch norm of rows and signals": model(
+        (9, 2), Conv1D(4, 3), BatchNorm(), Flatten(), Dense(4), BatchNorm(), Relu()
+    ),
     "batch norm of the input": model((6,), BatchNorm(), Dense(5), Relu()),
     "group norm": model((4, 4, 2), Conv2D(8, (3, 3)), GroupNorm(groups=4), Relu(), Flatten()),
     "group norm of rows": model((6,), Dense(8), GroupNorm(groups=2), Relu()),
