@@ -123,8 +123,11 @@ class Graph(Writer):
         return self.transpose(self.matmul(self.transpose(b, (1, 0)), a), (1, 0))
 
     def matmul_nt(self, a: Tensor, b: Tensor) -> Tensor:
-        """a·bᵀ for a[m, k] and b[n, k], b being the small one: a weight."""
-        return self.matmul(a, self.transpose(b, (1, 0)))
+        """a·bᵀ for a[m, k] and b[n, k], transposing whatever moves fewer numbers."""
+        (m, k), n = a.shape, b.shape[0]
+        if n * k <= m * k + m * n:
+            return self.matmul(a, self.transpose(b, (1, 0)))
+        return self.transpose(self.matmul(b, self.transpose(a, (1, 0))), (1, 0))
 
     def sum(self, x: Tensor, axis: int | tuple[int, ...], keep: bool = False) -> Tensor:
         axes = axis if isinstance(axis, tuple) else (axis,)

@@ -11,7 +11,7 @@ from .graph import Graph, Tensor
 from .loss import TINY
 from .primitives import rows
 
-_ELEMENT = 8  # multiply-adds of a product that take as long as squaring and adding one number that is in memory
+_ELEMENT = 12  # multiply-adds of a product that take as long as squaring and adding one number that is in memory
 
 
 @frozen
