@@ -1,4 +1,4 @@
-"""Running compiled artifacts with LiteRT or tflite-runtime.
+"""Running compiled artifacts with LiteRT, tflite-runtime or, where there is neither, NumPy.
 
 Weights stay inside the interpreter between steps: what a step puts out is what the next one starts from.
 Tensors are addressed by number, because signature runners crash on some aarch64 builds and views of tensors
@@ -6,13 +6,15 @@ forbid invoking. Bytes are checked for the file identifier only; LiteRT verifies
 crashes on a corrupt file, so artifacts are compared with their sha256 before they come here. XNNPACK stays
 on: without it LiteRT multiplies matrices thirty times slower. Importing this module is cheap; the runtime
 itself is loaded when the first object is made.
+
+The NumPy runtime reads the program the compiler writes beside a model file (JSON), the others the model file.
 """
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,9 +23,14 @@ from numpy.typing import NDArray
 
 from protocol.weights import Array, Weights
 
-MODULES: dict[str, str] = {"litert": "ai_edge_litert.interpreter", "tflite": "tflite_runtime.interpreter"}
+MODULES: dict[str, str] = {
+    "litert": "ai_edge_litert.interpreter",
+    "tflite": "tflite_runtime.interpreter",
+    "numpy": "device_agent.numpy_runtime",
+}
 """Backend to module, the preferred one first."""
-_PACKAGES = {"litert": "ai-edge-litert", "tflite": "'tflite-runtime==2.14.*' 'numpy<2'"}
+NUMPY = "numpy"
+_PACKAGES = {"litert": "ai-edge-litert", "tflite": "'tflite-runtime==2.14.*' 'numpy<2'", "numpy": "numpy"}
 _IDENTIFIER = b"TFL3"
 _SMALLEST = 32  # bytes; nothing shorter is a model
 
@@ -37,17 +44,21 @@ class ArtifactError(ValueError):
 
 
 def backends() -> list[str]:
-    """The runtimes that are installed, the preferred one first; nothing is imported to find out."""
+    """The runtimes that are installed, the preferred one first, NumPy last; nothing is imported to find out."""
     return [name for name, module in MODULES.items() if importlib.util.find_spec(module.partition(".")[0])]
 
 
 @frozen
 class StepResult:
-    """One training step: Σ sw·loss, Σ sw·[correct] and, per tensor, the squared gradient of the mean."""
+    """One training step: Σ sw·loss, Σ sw·[correct] (0 where nothing is right or wrong) and, per tensor, the squared
+    gradient of the mean. ``found`` holds ``statistic/<norm>.mean`` and ``.variance`` of batch norms, and
+    ``cut_gradient`` of the second half of a split model.
+    """
 
     loss_sum: float
     correct: float
     squared_gradient: Array
+    found: Weights
 
 
 @frozen
@@ -64,6 +75,7 @@ class _Interpreter(Protocol):
     def invoke(self) -> None: ...
     def set_tensor(self, index: int, value: NDArray[Any]) -> None: ...
     def get_tensor(self, index: int) -> NDArray[Any]: ...
+    def tensor(self, index: int) -> Callable[[], NDArray[Any]]: ...
     def get_input_details(self) -> list[dict[str, Any]]: ...
     def get_output_details(self) -> list[dict[str, Any]]: ...
 
@@ -83,10 +95,13 @@ class _Loaded:
         ]
         if missing:
             raise ArtifactError(f"the artifact is not one for {type(self).__name__}: it has no tensor {missing[0]!r}")
+        self._source = "cut" if "cut" in self._inputs else "x"
+        if self._source not in self._inputs:
+            raise ArtifactError(f"the artifact is not one for {type(self).__name__}: it has no tensor 'x'")
         self._weights = {name[2:]: slot for name, slot in self._inputs.items() if name.startswith("w/")}
         self._loaded = False
-        self.batch: int = self._inputs["x"].shape[0]
-        self.input_shape: tuple[int, ...] = self._inputs["x"].shape[1:]
+        self.batch: int = self._inputs[self._source].shape[0]
+        self.input_shape: tuple[int, ...] = self._inputs[self._source].shape[1:]
         self.shapes: dict[str, tuple[int, ...]] = {name: slot.shape for name, slot in self._weights.items()}
 
     def load(self, weights: Mapping[str, Array]) -> None:
@@ -117,52 +132,113 @@ class _Loaded:
 
 
 class TrainStep(_Loaded):
-    """A ``train`` artifact with the weights it trains.
+    """A ``train`` or ``back_train`` artifact with the weights it trains and their momentum.
 
-    ``batch`` rows of ``input_shape`` make a step; ``shapes`` are those of the weights. One interpreter per
-    object: use an object from one thread at a time. Raises RuntimeUnavailable without a runtime,
+    ``batch`` rows of ``input_shape`` make a step; ``shapes`` are those of the weights. ``options`` names what a step
+    takes besides: the values of plain SGD's extensions, a class mask, uniform random numbers for dropout. One
+    interpreter per object: use an object from one thread at a time. Raises RuntimeUnavailable without a runtime,
     ArtifactError on bad bytes.
     """
 
-    _INPUTS = ("x", "y", "sample_weight", "learning_rate")
-    _OUTPUTS = ("loss_sum", "correct", "squared_gradient")
+    _INPUTS = ("y", "sample_weight", "learning_rate")
+    _OUTPUTS = ("loss_sum", "squared_gradient")
 
     def __init__(self, artifact: bytes, backend: str | None = None, threads: int = 1) -> None:
         super().__init__(artifact, backend, threads)
         missing = [name for name in self._weights if f"new/{name}" not in self._outputs]
         if missing:
             raise ArtifactError(f"the artifact does not put out the new value of tensor {missing[0]!r}")
+        momentum = [name for name in self._inputs if name.startswith("momentum/")]
+        self._speeds = {name.partition("/")[2]: self._inputs[name] for name in momentum}
         self._feedback = [(self._outputs[f"new/{name}"].index, slot.index) for name, slot in self._weights.items()]
+        self._feedback += [
+            (self._outputs[f"new_momentum/{name}"].index, slot.index) for name, slot in self._speeds.items()
+        ]
+        states = ("w/", "momentum/", "anchor/")
+        known = (self._source, *self._INPUTS)
+        self.options: dict[str, tuple[int, ...]] = {
+            name: slot.shape for name, slot in self._inputs.items() if name not in known and not name.startswith(states)
+        }
+        """Shape of every further input of a step; those of shape [1] take a number."""
 
-    def step(self, x: NDArray[Any], y: NDArray[Any], sample_weight: NDArray[Any], learning_rate: float) -> StepResult:
-        """One step of SGD on x[B, *input], labels y[B] and weights [B] ≥ 0, 0 marking a padded row.
+    def load(self, weights: Mapping[str, Array], anchor: Mapping[str, Array] | None = None) -> None:
+        """Take the weights to work with, and set momentum to zero.
 
-        Labels must lie in 0 … classes-1; that is not checked.
+        ``anchor`` is what a proximal term pulls towards, by default the weights themselves. ValueError unless names
+        and shapes are those of :attr:`shapes`.
+        """
+        super().load(weights)
+        for name in self._weights:
+            if f"anchor/{name}" in self._inputs:
+                self._set(f"anchor/{name}", (anchor or weights)[name])
+        for slot in self._speeds.values():
+            self._interpreter.set_tensor(slot.index, np.zeros(slot.shape, np.float32))
+
+    def step(
+        self,
+        x: NDArray[Any],
+        y: NDArray[Any],
+        sample_weight: NDArray[Any],
+        learning_rate: float,
+        options: Mapping[str, float | NDArray[Any]] | None = None,
+    ) -> StepResult:
+        """One step on x[B, *input], labels y[B] or targets y[B, outputs] and weights [B] ≥ 0, 0 marking a padded row.
+
+        ``options`` holds a value for each of :attr:`options`. Labels must lie in 0 … classes-1; that is not checked.
         """
         self._require_weights()
-        self._set("x", x)
+        given = options or {}
+        if given.keys() != self.options.keys():
+            odd = ", ".join(sorted(given.keys() ^ self.options.keys())[:3])
+            raise ValueError(f"the options differ from the artifact's: {odd} stand on one side only")
+        self._set(self._source, x)
         self._set("y", y)
         self._set("sample_weight", sample_weight)
         self._set("learning_rate", np.full(1, learning_rate, np.float32))
+        for name, value in given.items():
+            self._set(name, np.broadcast_to(np.asarray(value), self.options[name]))
         interpreter = self._interpreter
         interpreter.invoke()
         for new, old in self._feedback:
-            interpreter.set_tensor(old, interpreter.get_tensor(new))
-        return StepResult(
-            float(self._get("loss_sum")[0]), float(self._get("correct")[0]), self._get("squared_gradient")
-        )
+            # A view, gone before the next invoke, which it would forbid: one copy instead of two.
+            interpreter.set_tensor(old, interpreter.tensor(new)())
+        correct = float(self._get("correct")[0]) if "correct" in self._outputs else 0.0
+        return StepResult(float(self._get("loss_sum")[0]), correct, self._get("squared_gradient"), self._found())
 
     def weights(self) -> Weights:
         """Copies of the weights as they are now."""
         self._require_weights()
         return {name: self._interpreter.get_tensor(slot.index) for name, slot in self._weights.items()}
 
+    def _found(self) -> Weights:
+        names = [name for name in self._outputs if name.startswith("statistic/") or name == "cut_gradient"]
+        return {name: self._get(name) for name in names}
+
 
 class Inference(_Loaded):
-    """An ``infer`` artifact. One interpreter per object: use an object from one thread at a time."""
+    """An ``infer`` artifact. One interpreter per object: use an object from one thread at a time.
+
+    A model with batch norm needs its statistics beside the weights: see :attr:`statistics`.
+    """
 
     _INPUTS = ("x",)
     _OUTPUTS = ("logits", "features")
+
+    def __init__(self, artifact: bytes, backend: str | None = None, threads: int = 1) -> None:
+        super().__init__(artifact, backend, threads)
+        names = [name for name in self._inputs if name.startswith("statistic/")]
+        self.statistics: dict[str, tuple[int, ...]] = {name: self._inputs[name].shape for name in names}
+        """Shapes of the batch norms' means and variances, by the names :attr:`StepResult.found` gives them."""
+
+    def load(self, weights: Mapping[str, Array], statistics: Mapping[str, Array] | None = None) -> None:
+        """Take the weights and, for batch norm, the ``statistics`` over the data; ValueError if they do not fit."""
+        given = statistics or {}
+        missing = sorted(self.statistics.keys() - given.keys())
+        if missing:
+            raise ValueError(f"the model normalises by statistics of its data: {missing[0]!r} is missing")
+        super().load(weights)
+        for name in self.statistics:
+            self._set(name, given[name])
 
     def __call__(self, x: NDArray[Any]) -> tuple[Array, Array]:
         """Logits [n, classes] and features [n, F] of 1 … batch rows x[n, *input]."""
@@ -179,24 +255,44 @@ class Inference(_Loaded):
         return self._get("logits")[:count], self._get("features")[:count]
 
 
+class Session(_Loaded):
+    """An artifact of any signature: everything that goes in and comes out by name."""
+
+    def run(self, inputs: Mapping[str, float | NDArray[Any]]) -> dict[str, Array]:
+        """All outputs for ``inputs``, which are all that the artifact takes but the weights that were loaded."""
+        self._require_weights()
+        wanted = {name for name in self._inputs if not name.startswith("w/")}
+        if inputs.keys() != wanted:
+            odd = ", ".join(sorted(inputs.keys() ^ wanted)[:3])
+            raise ValueError(f"the inputs differ from the artifact's: {odd} stand on one side only")
+        for name, value in inputs.items():
+            self._set(name, np.full(1, value) if np.ndim(value) == 0 else np.asarray(value))
+        self._interpreter.invoke()
+        return {name: self._get(name) for name in self._outputs}
+
+
 def _slots(details: list[dict[str, Any]]) -> dict[str, _Slot]:
     return {d["name"]: _Slot(d["index"], tuple(int(n) for n in d["shape"]), d["dtype"]) for d in details}
 
 
 def _interpreter(artifact: bytes, backend: str | None, threads: int) -> _Interpreter:
-    """An allocated interpreter of the backend, or of the first one that works."""
-    if len(artifact) < _SMALLEST or artifact[4:8] != _IDENTIFIER:
-        raise ArtifactError(f"these {len(artifact)} bytes are not a LiteRT model: identifier TFL3 is missing")
+    """An allocated interpreter of the backend, or of the first one that works and reads such bytes."""
     if backend is not None and backend not in MODULES:
         raise RuntimeUnavailable(f"unknown backend {backend!r}, expected one of {', '.join(MODULES)}")
+    is_program = artifact[:1] == b"{"
+    if not is_program and (len(artifact) < _SMALLEST or artifact[4:8] != _IDENTIFIER):
+        raise ArtifactError(f"these {len(artifact)} bytes are not a LiteRT model: identifier TFL3 is missing")
+    if backend is not None and is_program != (backend == NUMPY):
+        form = "a program, which only the backend numpy runs" if is_program else "a model file, numpy runs programs"
+        raise ArtifactError(f"these {len(artifact)} bytes are {form}")
     reasons: list[str] = []
-    for name in [backend] if backend else backends():
+    for name in [backend] if backend else [name for name in backends() if is_program == (name == NUMPY)]:
         try:
             return _build(MODULES[name], artifact, threads)
         except (ImportError, AttributeError) as error:
             # tflite-runtime 2.14 under numpy 2 imports, and fails with AttributeError when it is used.
             reasons.append(f"{name}: {error}")
-    wanted = _PACKAGES[backend] if backend else " or ".join(_PACKAGES.values())
+    wanted = _PACKAGES[backend] if backend else " or ".join(p for name, p in _PACKAGES.items() if name != NUMPY)
     because = f" ({'; '.join(reasons)})" if reasons else ""
     raise RuntimeUnavailable(f"no LiteRT runtime can be used{because}: install {wanted}")
 

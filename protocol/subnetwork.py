@@ -9,8 +9,10 @@ cuts; an update may still cover only the classes its device has seen.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from fractions import Fraction
+from itertools import accumulate
+from typing import Any
 
 import numpy as np
 from attrs import field, frozen
@@ -22,6 +24,8 @@ from .weights import Array, Weights
 WIDTHS: tuple[float, ...] = (1.0, 0.5, 0.25, 0.125, 0.0625)
 CLASSES = "classes"
 Channels = int | tuple[int, ...]
+_MAX_DEPTH = 4  # of parts within parts
+_MAX_PARTS = 256
 
 
 @frozen
@@ -31,19 +35,31 @@ class Axis:
     ``size`` is its full length, a multiple of ``repeat`` below 2³¹. ``group`` names the channel group it runs
     over, None if it is never cut. An axis may hold several positions of every channel (``repeat``; a dense
     layer after flatten has H·W of them): then channel c at position q stands at index q·channels + c.
+    An axis over joined channels (behind a concat) has no group but ``parts``, axes that follow each other; all of
+    them together repeat.
     """
 
     size: int
     group: str | None = None
     repeat: int = 1
+    parts: tuple[Axis, ...] = ()
 
     def __attrs_post_init__(self) -> None:
         if not (0 < self.repeat <= self.size < 1 << 31 and self.size % self.repeat == 0):
             raise ProtocolError(f"an axis of {self.size} cannot hold {self.repeat} positions of every channel")
+        if self.parts and (self.group is not None or sum(part.size for part in self.parts) != self.channels):
+            raise ProtocolError(f"an axis of {self.size} in {self.repeat} positions is not the sum of its parts")
 
     @property
     def channels(self) -> int:
         return self.size // self.repeat
+
+    def runs_over(self) -> Iterator[Axis]:
+        """The axes without parts it is made of: itself, or those of its parts."""
+        if not self.parts:
+            yield self
+        for part in self.parts:
+            yield from part.runs_over()
 
 
 Layout = dict[str, tuple[Axis, ...]]
@@ -62,6 +78,23 @@ class Subnetwork:
         kept = self.channels.get(group, full) if group is not None else full
         return kept if isinstance(kept, int) else len(kept)
 
+    def size(self, axis: Axis) -> int:
+        """Length of what is kept of an axis."""
+        if axis.parts:
+            return axis.repeat * sum(self.size(part) for part in axis.parts)
+        return axis.repeat * self.count(axis.group, axis.channels)
+
+    def indices(self, axis: Axis) -> NDArray[np.intp]:
+        """Where on an axis the kept elements stand, in the order they are kept."""
+        if axis.parts:
+            starts = accumulate((part.size for part in axis.parts), initial=0)
+            once = np.concatenate([start + self.indices(part) for start, part in zip(starts, axis.parts, strict=False)])
+        else:
+            kept = axis.channels if axis.group is None else self.channels.get(axis.group, axis.channels)
+            once = np.arange(kept) if isinstance(kept, int) else np.asarray(kept, np.intp)
+        everywhere: NDArray[np.intp] = np.arange(axis.repeat)[:, None] * axis.channels + once
+        return everywhere.reshape(-1)
+
 
 FULL = Subnetwork()
 
@@ -70,7 +103,7 @@ def groups(layout: Layout) -> dict[str, int]:
     """Channel count of every group of a layout."""
     found: dict[str, int] = {}
     for name, axes in layout.items():
-        for axis in axes:
+        for axis in (part for whole in axes for part in whole.runs_over()):
             if axis.group is None:
                 continue
             full = found.setdefault(axis.group, axis.channels)
@@ -191,6 +224,14 @@ def _patch(axes: tuple[Axis, ...], subnetwork: Subnetwork) -> _Patch:
     kept: list[int] = []
     shape: list[int] = []
     for axis in axes:
+        if axis.parts:
+            listed_indices = subnetwork.indices(axis)
+            whole = len(listed_indices) == axis.size and bool((np.diff(listed_indices) == 1).all())
+            view.append(axis.size)
+            index.append(slice(None) if whole else listed_indices)
+            kept.append(len(listed_indices))
+            shape.append(len(listed_indices))
+            continue
         channels = axis.channels if axis.group is None else subnetwork.channels.get(axis.group, axis.channels)
         count = channels if isinstance(channels, int) else len(channels)
         if axis.repeat > 1:
@@ -207,9 +248,14 @@ def _patch(axes: tuple[Axis, ...], subnetwork: Subnetwork) -> _Patch:
     return _Patch(tuple(view), np.ix_(*lists), tuple(kept), tuple(shape))
 
 
-def layout_to_json(layout: Layout) -> dict[str, list[list[int | str | None]]]:
-    """A layout as plain JSON: tensor → [[size, group, repeat], …]."""
-    return {name: [[a.size, a.group, a.repeat] for a in axes] for name, axes in layout.items()}
+def layout_to_json(layout: Layout) -> dict[str, list[Any]]:
+    """A layout as plain JSON: tensor → [[size, group, repeat], …]; an axis with parts lists them as fourth."""
+    return {name: [_axis_to_json(axis) for axis in axes] for name, axes in layout.items()}
+
+
+def _axis_to_json(axis: Axis) -> list[Any]:
+    plain: list[Any] = [axis.size, axis.group, axis.repeat]
+    return [*plain, [_axis_to_json(part) for part in axis.parts]] if axis.parts else plain
 
 
 def layout_from_json(value: object) -> Layout:
@@ -224,12 +270,17 @@ def layout_from_json(value: object) -> Layout:
 def _axes(name: object, axes: object) -> tuple[Axis, ...]:
     if not isinstance(name, str) or not isinstance(axes, list) or len(axes) > 8:
         raise ProtocolError(f"tensor {shown(name)} of the layout needs a list of at most 8 axes")
-    return tuple(_axis(name, axis) for axis in axes)
+    return tuple(_axis(name, axis, _MAX_DEPTH) for axis in axes)
 
 
-def _axis(name: str, axis: object) -> Axis:
-    if isinstance(axis, list) and len(axis) == 3:
-        size, group, repeat = axis
+def _axis(name: str, axis: object, depth: int) -> Axis:
+    if isinstance(axis, list) and len(axis) in (3, 4):
+        size, group, repeat, *rest = axis
         if type(size) is int and type(repeat) is int and (group is None or isinstance(group, str)):
-            return Axis(size, group, repeat)
-    raise ProtocolError(f"tensor {shown(name)} has an axis {shown(axis)}, expected [size, group or null, repeat]")
+            if not rest:
+                return Axis(size, group, repeat)
+            if depth and isinstance(rest[0], list) and 1 <= len(rest[0]) <= _MAX_PARTS:
+                return Axis(size, group, repeat, tuple(_axis(name, part, depth - 1) for part in rest[0]))
+    raise ProtocolError(
+        f"tensor {shown(name)} has an axis {shown(axis)}, expected [size, group or null, repeat] and perhaps parts"
+    )

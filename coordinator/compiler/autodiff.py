@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from attrs import frozen
 
 from .graph import Graph, Tensor
 
-Backward = Callable[[Tensor], Iterable[tuple[Tensor, Tensor]]]
+
+@frozen
+class Product:
+    """The gradient of a dense layer's weight, leftᵀ·right, not yet multiplied: often its parts are all one needs."""
+
+    left: Tensor
+    right: Tensor
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.left.shape[1], self.right.shape[1]
+
+
+Gradient = Tensor | Product
+Backward = Callable[[Tensor], Iterable[tuple[Tensor, Gradient]]]
 """From the gradient of a step's output to (input, its gradient) pairs, for the inputs that are tracked."""
 
 
@@ -33,13 +49,20 @@ class Tape:
             self._steps.append((output, backward))
         return output
 
-    def gradients(self, output: Tensor, seed: Tensor, wanted: Sequence[Tensor]) -> list[Tensor]:
-        """Gradients of a scalar by each of ``wanted``, given its gradient ``seed`` by ``output``."""
-        found = {output.index: seed}
+    def gradients(self, seeds: Mapping[Tensor, Tensor], wanted: Sequence[Tensor]) -> list[Gradient]:
+        """Gradients of a scalar by each of ``wanted``, given its gradients by the outputs that are keys of seeds."""
+        found: dict[int, Gradient] = {output.index: seed for output, seed in seeds.items()}
         for result, backward in reversed(self._steps):
-            if result.index not in found:
+            gradient = found.get(result.index)
+            if gradient is None:
                 continue
-            for source, gradient in backward(found[result.index]):
+            for source, part in backward(self.value(gradient)):
                 known = found.get(source.index)
-                found[source.index] = gradient if known is None else self.graph.add(known, gradient)
+                found[source.index] = part if known is None else self.graph.add(self.value(known), self.value(part))
         return [found[tensor.index] for tensor in wanted]
+
+    def value(self, gradient: Gradient) -> Tensor:
+        """The gradient as one tensor."""
+        if isinstance(gradient, Product):
+            return self.graph.matmul_tn(gradient.left, gradient.right)
+        return gradient

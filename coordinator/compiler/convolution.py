@@ -11,12 +11,17 @@ import math
 from collections.abc import Callable, Sequence
 
 from .autodiff import Tape
+from .blocked import blocked
+from .blocks import convolution as sliding_blocks
+from .blocks import gradient as gradient_blocks
+from .fields import Pair
 from .graph import Graph, Tensor
-from .layers import Step, first_maximum, max_pool, rows
+from .kinds import Conv2D, TransposedConv2D
 from .patches import Index, Patches
-from .spec import Conv2D, Pair
+from .pooling import first_maximum, max_pool
+from .primitives import Step, rows
+from .targets import Target
 
-_PATCH_BYTES = 3 << 20  # of one slice of the batch: about an L2 cache
 _NARROW = 64  # patch columns up to which the transposed form is faster
 
 Gradients = tuple[Tensor, Tensor | None]
@@ -24,7 +29,7 @@ Halves = tuple[list[Tensor], Callable[[list[Tensor]], Gradients]]
 """Outputs by phase, and the way from their gradients to those of the weight matrix and (where tracked) of x."""
 
 
-def convolve(tape: Tape, x: Tensor, weight: Tensor, layer: Conv2D, window: Pair = (1, 1)) -> Tensor:
+def convolve(tape: Tape, x: Tensor, weight: Tensor, layer: Conv2D, window: Pair, target: Target) -> Tensor:
     """x[B, H, W, C] with weight[kh, kw, C, filters], then the maximum over non-overlapping windows.
 
     The gradient of a maximum goes to the first element in row order that holds it. The bias is not added here.
@@ -33,18 +38,35 @@ def convolve(tape: Tape, x: Tensor, weight: Tensor, layer: Conv2D, window: Pair 
     matrix = graph.reshape(weight, (math.prod(weight.shape[:3]), weight.shape[3]))
     if layer.kernel == (1, 1) and layer.stride == (1, 1):
         return max_pool(tape, _pointwise(tape, x, weight, matrix), window)
-    patches = Patches(layer, (x.shape[1], x.shape[2]), window)
+    pixels = (x.shape[1], x.shape[2])
+    patches = Patches(layer, pixels, window)
     narrow = layer.stride == (1, 1) and matrix.shape[0] <= _NARROW and not tape.tracks(x)
-    parts, backward = _narrow(graph, x, matrix, patches) if narrow else _patched(tape, x, matrix, patches)
+    if window == (1, 1) and not narrow:
+        shape = (layer.kernel, layer.stride, patches.before)
+        forward = sliding_blocks(pixels, patches.pooled, *shape, weight.shape[3], target.columns)
+        backward = gradient_blocks(patches.pooled, pixels, *shape, x.shape[3], target.columns)
+        return blocked(tape, x, weight, forward, backward, target.patch_bytes)
+    halves = _narrow(graph, x, matrix, patches) if narrow else _patched(tape, x, matrix, patches, target)
+    parts, back = halves
     y, share = first_maximum(graph, parts)
 
     def unfold(gradient: Tensor) -> Step:
-        by_weight, by_x = backward(share(rows(graph, gradient)))
+        by_weight, by_x = back(share(rows(graph, gradient)))
         yield weight, graph.reshape(by_weight, weight.shape)
         if by_x is not None:
             yield x, graph.reshape(by_x, x.shape)
 
     return tape.record(graph.reshape(y, (x.shape[0], *patches.pooled, weight.shape[3])), (x, weight), unfold)
+
+
+def spread(tape: Tape, x: Tensor, weight: Tensor, layer: TransposedConv2D, target: Target) -> Tensor:
+    """The transposed convolution of x[B, H, W, C] with weight[kh, kw, C, filters]; the bias is not added here."""
+    made, pixels = layer.output(x.shape[1:])[:2], (x.shape[1], x.shape[2])
+    before = layer.inverse.padding_before((*made, 1))
+    shape = (layer.kernel, layer.stride, before)
+    forward = gradient_blocks(pixels, (made[0], made[1]), *shape, weight.shape[3], target.columns)
+    backward = sliding_blocks((made[0], made[1]), pixels, *shape, weight.shape[2], target.columns)
+    return blocked(tape, x, weight, forward, backward, target.patch_bytes)
 
 
 def _pointwise(tape: Tape, x: Tensor, weight: Tensor, matrix: Tensor) -> Tensor:
@@ -102,12 +124,12 @@ def _planes(graph: Graph, x: Tensor, patches: Patches) -> Tensor:
     return graph.transpose(split, (2, 4, 0, 1, 3))
 
 
-def _patched(tape: Tape, x: Tensor, matrix: Tensor, patches: Patches) -> Halves:
+def _patched(tape: Tape, x: Tensor, matrix: Tensor, patches: Patches, target: Target) -> Halves:
     """The general case. Patches that do not all fit the cache at once are gathered again in the backward pass."""
     graph = tape.graph
     index = patches.forward()
     source = _led_by_zero(graph, [graph.reshape(x, (x.shape[0], x.shape[1] * x.shape[2], x.shape[3]))], index)
-    slices = _sliced(graph, source, index[0].size)
+    slices = _sliced(graph, source, index[0].size, target.patch_bytes)
     single = len(index) == len(slices) == 1
     kept: list[Tensor] = []
 
@@ -122,7 +144,7 @@ def _patched(tape: Tape, x: Tensor, matrix: Tensor, patches: Patches) -> Halves:
     parts = [graph.concatenate([graph.matmul(gather(p, s), matrix) for s in numbers], 0) for p in range(len(index))]
 
     def backward(gradients: list[Tensor]) -> Gradients:
-        by_x = _input_gradient(graph, gradients, matrix, patches, x) if tape.tracks(x) else None
+        by_x = _input_gradient(graph, gradients, matrix, patches, x, target) if tape.tracks(x) else None
         by_matrix: list[Tensor] = []
         for phase, gradient in enumerate(gradients):
             for number, part in enumerate(graph.split(gradient, 0, len(slices))):
@@ -132,14 +154,16 @@ def _patched(tape: Tape, x: Tensor, matrix: Tensor, patches: Patches) -> Halves:
     return parts, backward
 
 
-def _input_gradient(graph: Graph, gradients: Sequence[Tensor], matrix: Tensor, patches: Patches, x: Tensor) -> Tensor:
+def _input_gradient(
+    graph: Graph, gradients: Sequence[Tensor], matrix: Tensor, patches: Patches, x: Tensor, target: Target
+) -> Tensor:
     """Itself a convolution: patches of the gradient times the kernel, channels and filters exchanged."""
     channels, filters = x.shape[3], matrix.shape[1]
     turned = graph.transpose(graph.reshape(matrix, (patches.taps, channels, filters)), (0, 2, 1))
     turned = graph.reshape(turned, (patches.taps * filters, channels))
     index = patches.backward()
     phases = [graph.reshape(gradient, (x.shape[0], patches.positions, filters)) for gradient in gradients]
-    slices = _sliced(graph, _led_by_zero(graph, phases, index), index.size)
+    slices = _sliced(graph, _led_by_zero(graph, phases, index), index.size, target.patch_bytes)
     return graph.concatenate([graph.matmul(_gather(graph, part, index, index), turned) for part in slices], 0)
 
 
@@ -151,10 +175,10 @@ def _led_by_zero(graph: Graph, phases: Sequence[Tensor], index: Index) -> Tensor
     return graph.concatenate([first, *rest], 1)
 
 
-def _sliced(graph: Graph, source: Tensor, gathered: int) -> list[Tensor]:
-    """The batch in equal slices of which ``gathered`` positions per sample fit :data:`_PATCH_BYTES`."""
+def _sliced(graph: Graph, source: Tensor, gathered: int, most: int) -> list[Tensor]:
+    """The batch in equal slices of which ``gathered`` positions per sample fit ``most`` bytes."""
     (batch, _, channels), count = source.shape, 1
-    while count < batch and batch // count * gathered * channels * 4 > _PATCH_BYTES:
+    while count < batch and batch // count * gathered * channels * 4 > most:
         count *= 2
     return graph.split(source, 0, count)
 

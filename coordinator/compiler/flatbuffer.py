@@ -13,13 +13,13 @@ from typing import Any, Literal
 import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
-from attrs import frozen
+from attrs import field, frozen
 from numpy.typing import NDArray
 
 DType = Literal["float32", "int32", "bool"]
 Shape = tuple[int, ...]
 
-_TYPES: dict[str, int] = {
+TYPES: dict[str, int] = {
     "float32": schema.TensorType.FLOAT32,
     "int32": schema.TensorType.INT32,
     "bool": schema.TensorType.BOOL,
@@ -41,20 +41,32 @@ class Tensor:
         return math.prod(self.shape)
 
 
+@frozen
+class Operation:
+    """One operator: numbers of the tensors it reads and writes, and the content of its schema table ``options``."""
+
+    operator: str
+    reads: tuple[int, ...]
+    writes: tuple[int, ...]
+    options: str = ""
+    fields: dict[str, Any] = field(factory=dict)
+
+
 class Writer:
     """Collects tensors and operators in execution order, then packs them."""
 
     def __init__(self, signature: str) -> None:
         self.signature = signature
         self.tensors: list[Tensor] = []
-        self.operators: list[tuple[str, tuple[int, ...], tuple[int, ...]]] = []
-        """Every operator in execution order: name, numbers of the tensors it reads, of those it writes."""
+        self.operations: list[Operation] = []
+        """In execution order."""
         self.inputs: dict[str, Tensor] = {}
         self.outputs: dict[str, Tensor] = {}
-        self.constants: dict[int, Tensor] = {}
+        self.constants: dict[int, NDArray[Any]] = {}
+        """Content by number of the tensor."""
+        self._computed: dict[tuple[object, ...], list[Tensor]] = {}
         self._known: dict[tuple[str, Shape, bytes], Tensor] = {}
         self._records: list[Any] = []
-        self._packed: list[Any] = []
         self._codes: dict[int, int] = {}
         self._buffers: list[Any] = [schema.BufferT()]  # buffer 0 means "no data"
 
@@ -76,8 +88,9 @@ class Writer:
             buffer.data = np.frombuffer(key[2], np.uint8)
             self._buffers.append(buffer)
             dtype: DType = "int32" if content.dtype == np.int32 else "float32"
-            tensor = self._tensor(content.shape, dtype, f"constant{len(self._known)}", len(self._buffers) - 1)
-            self._known[key] = self.constants[tensor.index] = tensor
+            tensor = self._tensor(content.shape, dtype, buffer=len(self._buffers) - 1)
+            self._known[key] = tensor
+            self.constants[tensor.index] = content
         return self._known[key]
 
     def emit(
@@ -101,29 +114,29 @@ class Writer:
         dtype: DType = "float32",
         **fields: Any,
     ) -> list[Tensor]:
-        """Append an operator; ``options`` is the name of its schema table, ``fields`` the table's content."""
-        code: int = getattr(schema.BuiltinOperator, operator)
+        """Append an operator; ``options`` is the name of its schema table, ``fields`` the table's content.
+
+        What has been computed before is not computed again, except what is gathered: large, and cheaper to make anew
+        than to keep.
+        """
+        reads = tuple(tensor.index for tensor in inputs)
+        key = (operator, reads, tuple(shapes), *fields.items())
+        if key in self._computed:
+            return self._computed[key]
         outputs = [self._tensor(shape, dtype) for shape in shapes]
-        record = schema.OperatorT()
-        record.opcodeIndex = self._codes.setdefault(code, len(self._codes))
-        record.inputs = [tensor.index for tensor in inputs]
-        record.outputs = [tensor.index for tensor in outputs]
-        if options:
-            table = getattr(schema, f"{options}T")()
-            for name, value in fields.items():
-                setattr(table, name, value)
-            record.builtinOptionsType = getattr(schema.BuiltinOptions, options)
-            record.builtinOptions = table
-        self._packed.append(record)
-        self.operators.append((operator, tuple(record.inputs), tuple(record.outputs)))
+        self.operations.append(Operation(operator, reads, tuple(t.index for t in outputs), options, fields))
+        if operator != "GATHER":
+            self._computed[key] = outputs
         return outputs
 
     def pack(self) -> bytes:
-        """The finished model file."""
+        """The finished model file, without the operators whose results nothing needs."""
+        self._forget_unused()
+        packed = [self._operator(operation) for operation in self.operations]
         model = schema.ModelT()
         model.version = _SCHEMA_VERSION
         model.operatorCodes = [_operator_code(code) for code in self._codes]
-        model.subgraphs = [self._subgraph()]
+        model.subgraphs = [self._subgraph(packed)]
         model.buffers = self._buffers
         model.signatureDefs = [self._signature()]
         builder = flatbuffers.Builder(1 << 14)
@@ -134,21 +147,44 @@ class Writer:
         tensor = Tensor(len(self.tensors), tuple(int(size) for size in shape), dtype)
         record = schema.TensorT()
         record.shape = list(tensor.shape)
-        record.hasRank = True
-        record.type = _TYPES[dtype]
-        record.name = (name or f"t{tensor.index}").encode()
+        record.hasRank = not tensor.shape
+        record.type = TYPES[dtype]
+        record.name = name.encode() if name else None
         record.buffer = buffer
         self.tensors.append(tensor)
         self._records.append(record)
         return tensor
 
-    def _subgraph(self) -> Any:
+    def _forget_unused(self) -> None:
+        needed = {tensor.index for tensor in self.outputs.values()}
+        kept: list[Operation] = []
+        for operation in reversed(self.operations):
+            if not needed.isdisjoint(operation.writes):
+                needed.update(operation.reads)
+                kept.append(operation)
+        self.operations = kept[::-1]
+
+    def _operator(self, operation: Operation) -> Any:
+        code: int = getattr(schema.BuiltinOperator, operation.operator)
+        record = schema.OperatorT()
+        record.opcodeIndex = self._codes.setdefault(code, len(self._codes))
+        record.inputs = list(operation.reads)
+        record.outputs = list(operation.writes)
+        if operation.options:
+            table = getattr(schema, f"{operation.options}T")()
+            for name, value in operation.fields.items():
+                setattr(table, name, value)
+            record.builtinOptionsType = getattr(schema.BuiltinOptions, operation.options)
+            record.builtinOptions = table
+        return record
+
+    def _subgraph(self, packed: list[Any]) -> Any:
         subgraph = schema.SubGraphT()
         subgraph.name = self.signature.encode()
         subgraph.tensors = self._records
         subgraph.inputs = [tensor.index for tensor in self.inputs.values()]
         subgraph.outputs = [tensor.index for tensor in self.outputs.values()]
-        subgraph.operators = self._packed
+        subgraph.operators = packed
         return subgraph
 
     def _signature(self) -> Any:

@@ -13,7 +13,8 @@ import numpy as np
 from attrs import frozen
 from numpy.typing import NDArray
 
-from .spec import Conv2D, Pair
+from .fields import Pair
+from .kinds import Conv2D
 
 Index = NDArray[np.int32]
 

@@ -169,16 +169,19 @@ def example_fields() -> list[tuple[type[Message], str]]:
 
 @st.composite
 def layouts(draw: st.DrawFn) -> Layout:
-    """Layouts of up to five tensors over three hidden groups and the classes; axes may hold several positions."""
+    """Layouts of up to five tensors over three hidden groups and the classes; axes may have positions and parts."""
     channels = {group: draw(st.integers(1, 9)) for group in ("g0", "g1", "g2", CLASSES)}
 
     def axis(group: str | None) -> Axis:
         if group is None:
             return Axis(draw(st.integers(1, 4)))
         repeat = draw(st.integers(1, 3))
-        return Axis(channels[group] * repeat, group, repeat)
+        if group != "joined":
+            return Axis(channels[group] * repeat, group, repeat)
+        parts = [axis(part) for part in draw(st.lists(st.sampled_from([None, "g0", "g1"]), min_size=1, max_size=3))]
+        return Axis(repeat * sum(part.size for part in parts), None, repeat, tuple(parts))
 
-    kinds = st.sampled_from([None, *channels])
+    kinds = st.sampled_from([None, "joined", *channels])
     return {
         f"t{index}": tuple(axis(group) for group in draw(st.lists(kinds, max_size=4)))
         for index in range(draw(st.integers(1, 5)))

@@ -65,7 +65,13 @@ def equal(a, b):
 
 
 def kept_indices(axis, subnetwork):
-    """The definition, element by element: channel c at position q stands at q·channels + c."""
+    """The definition, element by element: channel c at position q stands at q·channels + c, parts one after another."""
+    if axis.parts:
+        once, start = [], 0
+        for part in axis.parts:
+            once += [start + i for i in kept_indices(part, subnetwork)]
+            start += part.size
+        return [q * axis.channels + i for q in range(axis.repeat) for i in once]
     channels = subnetwork.channels.get(axis.group, axis.channels) if axis.group is not None else axis.channels
     listed = range(channels) if isinstance(channels, int) else channels
     return [q * axis.channels + c for q in range(axis.repeat) for c in listed]
@@ -269,6 +275,22 @@ def test_groups_must_agree():
         groups({"a": (Axis(4, "c"),), "b": (Axis(10, "c", 2),)})
 
 
+def test_joined_channels_by_hand():
+    """Two positions of groups a (2 channels) and b (4): half of them are 0 | 2 3, then 6 | 8 9."""
+    layout = {"w": (Axis(12, None, 2, (Axis(2, "a"), Axis(4, "b"))),)}
+    region = Region(layout, nested(layout, 0.5))
+    assert region.cut({"w": np.arange(12, dtype=np.float32)})["w"].tolist() == [0, 2, 3, 6, 8, 9]
+    assert region.subnetwork.size(layout["w"][0]) == 6
+    assert groups(layout) == {"a": 2, "b": 4}
+    assert layout_to_json(layout) == {"w": [[12, None, 2, [[2, "a", 1], [4, "b", 1]]]]}
+
+
+@pytest.mark.parametrize("axis", [(4, "c", 1, (Axis(4),)), (4, None, 2, (Axis(4),)), (4, None, 1, (Axis(2), Axis(3)))])
+def test_parts_make_up_an_axis(axis):
+    with pytest.raises(ProtocolError, match="is not the sum of its parts"):
+        Axis(*axis)
+
+
 @pytest.mark.parametrize(("size", "repeat"), [(7, 2), (0, 1), (4, 0), (-4, 2), (2, 4), (1 << 31, 1)])
 def test_an_axis_holds_whole_channels(size, repeat):
     with pytest.raises(ProtocolError, match=f"an axis of {size} cannot hold {repeat} positions"):
@@ -302,6 +324,12 @@ def test_a_layout_as_json():
         ({"w": [[1, None, 1]] * 9}, "at most 8 axes"),
         ({"w": [4]}, "tensor 'w' has an axis 4, expected"),
         ({"w": [[4, "c"]]}, "tensor 'w' has an axis"),
+        ({"w": [[4, None, 1, []]]}, "tensor 'w' has an axis"),
+        ({"w": [[4, None, 1, [[4]]]]}, "tensor 'w' has an axis"),
+        (
+            {"w": [[1, None, 1, [[1, None, 1, [[1, None, 1, [[1, None, 1, [[1, None, 1, [[1, None, 1]]]]]]]]]]]]},
+            "an axis",
+        ),
         ({"w": [[4, "c", 1, 1]]}, "tensor 'w' has an axis"),
         ({"w": [["4", "c", 1]]}, "tensor 'w' has an axis"),
         ({"w": [[4.0, "c", 1]]}, "tensor 'w' has an axis"),
