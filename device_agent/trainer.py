@@ -42,9 +42,16 @@ class Step(Protocol):
     def batch(self) -> int: ...
     @property
     def shapes(self) -> Mapping[str, tuple[int, ...]]: ...
+    @property
+    def options(self) -> Mapping[str, tuple[int, ...]]: ...
     def load(self, weights: Weights) -> None: ...
     def step(
-        self, x: Array, y: NDArray[np.int32], sample_weight: Array, learning_rate: float
+        self,
+        x: Array,
+        y: NDArray[np.int32],
+        sample_weight: Array,
+        learning_rate: float,
+        options: Mapping[str, Array],
     ) -> StepOutcome: ...
     def weights(self) -> Weights: ...
 
@@ -136,6 +143,7 @@ def train(
 ) -> LocalResult:
     """Run ``plan.steps`` steps from ``weights``.
 
+    What the step wants beside its batch are chances for dropout: uniform numbers in [0, 1), drawn from ``rng``.
     ``on_progress(step, loss)`` hears the mean loss of every step's batch, and before the first (0, None).
     ``sleep(seconds)`` may return early. Raises Cancelled, or Diverged when a number stops being finite.
     """
@@ -149,8 +157,9 @@ def train(
         if cancelled():
             raise Cancelled
         indices, sample_weight = next(drawn)
+        chances = {name: rng.random(shape, np.float32) for name, shape in step.options.items()}
         pacer.begin()
-        outcome = step.step(*dataset.batch(indices), sample_weight, plan.learning_rate)
+        outcome = step.step(*dataset.batch(indices), sample_weight, plan.learning_rate, chances)
         trained = int(np.count_nonzero(sample_weight))
         sums.add(outcome, trained)
         on_progress(number, outcome.loss_sum / trained)

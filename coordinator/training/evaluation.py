@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from coordinator.compiler.compile import compile_model
 from coordinator.compiler.spec import ModelSpec
 from coordinator.errors import ShoalError
-from device_agent.runtime import Inference
+from device_agent.runtime import Inference, TrainStep
 from protocol.subnetwork import FULL
 from protocol.weights import Array, Weights
 
@@ -61,6 +61,8 @@ class Evaluation:
     def __init__(self, spec: ModelSpec, dataset: Dataset) -> None:
         self._dataset = dataset
         self._inference = Inference(compile_model(spec, FULL, BATCH, "infer").content)
+        normed = bool(self._inference.statistics)
+        self._probe = TrainStep(compile_model(spec, FULL, BATCH, "train").content) if normed else None
 
     def measure(self, weights: Weights) -> tuple[float, float]:
         """Accuracy and mean cross-entropy of full-size weights; ``WORST`` where it is not finite."""
@@ -69,7 +71,7 @@ class Evaluation:
         return accuracy, loss if math.isfinite(loss) else WORST
 
     def _measure(self, weights: Weights) -> tuple[float, float]:
-        self._inference.load(weights)
+        self._inference.load(weights, self._statistics(weights))
         correct, loss = 0, 0.0
         for start in range(0, len(self._dataset.y), BATCH):
             y = self._dataset.y[start : start + BATCH]
@@ -79,6 +81,32 @@ class Evaluation:
             loss += float((log_sum - shifted[np.arange(len(y)), y]).sum())
             correct += int((logits.argmax(axis=1) == y).sum())
         return correct / len(self._dataset.y), loss / len(self._dataset.y)
+
+
+    def _statistics(self, weights: Weights) -> Weights:
+        """Means and variances of static batch norms over the test samples, averaged over their batches.
+
+        HeteroFL (Diao et al., ICLR 2021) sends none and queries the data once when a model is evaluated. The labels
+        play no part, and at learning rate 0 nothing moves.
+        """
+        if self._probe is None:
+            return {}
+        self._probe.load(weights)
+        rng = np.random.default_rng(0)  # a norm behind dropout sees what it saw in training
+        sums: Weights = {}
+        batches = range(0, len(self._dataset.y), BATCH)
+        for start in batches:
+            x, y = self._dataset.x[start : start + BATCH], self._dataset.y[start : start + BATCH]
+            there = np.zeros(BATCH, np.float32)
+            there[: len(y)] = 1
+            rest = BATCH - len(y)
+            x = np.concatenate([x, np.zeros((rest, *x.shape[1:]), np.float32)])
+            options = {name: rng.random(shape, np.float32) for name, shape in self._probe.options.items()}
+            found = self._probe.step(x, np.pad(y, (0, rest)), there, 0.0, options).found
+            for name, value in found.items():
+                share = value * np.float32(len(y) / len(self._dataset.y))
+                sums[name] = sums[name] + share if name in sums else share
+        return sums
 
 
 Done = Callable[[str, int, float, float], None]

@@ -279,13 +279,14 @@ class Runs:
 
 def read_spec(model: str) -> ModelSpec:
     """A model of the zoo by name, or a spec as JSON text; ShoalError ``bad-model``."""
-    if model in ZOO:
-        return ZOO[model]
     try:
-        return ModelSpec.from_json(model)
+        spec = ZOO[model] if model in ZOO else ModelSpec.from_json(model)
     except ModelSpecError as error:
         hint = "" if model.lstrip().startswith("{") else f" (known models: {', '.join(ZOO)})"
         raise ShoalError("bad-model", f"{error}{hint}") from error
+    if not spec.labelled:
+        raise ShoalError("bad-model", f"Model {spec.name} learns targets: a run trains classifiers, by labels")
+    return spec
 
 
 def fits(spec: ModelSpec, check_in: CheckIn) -> bool:

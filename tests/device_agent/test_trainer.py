@@ -27,6 +27,7 @@ class Slope:
     """One step of gradient descent on the mean of ½(w·x − y)²; "correct" when within one half."""
 
     shapes = {"w": (1,)}
+    options: dict[str, tuple[int, ...]] = {}
 
     def __init__(self, batch: int = 2) -> None:
         self.batch = batch
@@ -38,7 +39,7 @@ class Slope:
     def weights(self) -> Weights:
         return {"w": np.array([self._w], np.float32)}
 
-    def step(self, x, y, sample_weight, learning_rate) -> Sums:
+    def step(self, x, y, sample_weight, learning_rate, options) -> Sums:
         self.seen.append((x[:, 0].tolist(), sample_weight.tolist()))
         error = self._w * x[:, 0] - y
         gradient = float((sample_weight * error * x[:, 0]).sum() / sample_weight.sum())
@@ -203,3 +204,20 @@ def test_without_pace_nothing_is_slept() -> None:
     clock = Clock()
     run(data((1, 1)), evolve(PLAN, steps=5), clock=lambda: clock.now, sleep=clock.sleep)
     assert clock.slept == []
+
+
+def test_dropout_is_drawn_anew_for_every_step_and_again_the_same_for_the_same_assignment() -> None:
+    class Dropping(Slope):
+        options = {"dropout/a": (2, 3)}
+
+        def step(self, x, y, sample_weight, learning_rate, options) -> Sums:
+            self.drawn = [*getattr(self, "drawn", []), options["dropout/a"]]
+            return super().step(x, y, sample_weight, learning_rate, options)
+
+    first, second = Dropping(), Dropping()
+    for step in (first, second):
+        run(data((1, 1), (2, 1)), evolve(PLAN, steps=3), step)
+    assert [chance.shape for chance in first.drawn] == [(2, 3)] * 3
+    assert all(((chance >= 0) & (chance < 1)).all() for chance in first.drawn)
+    assert not np.array_equal(first.drawn[0], first.drawn[1])
+    np.testing.assert_array_equal(first.drawn, second.drawn)

@@ -45,6 +45,22 @@ def test_a_model_that_has_diverged_has_the_worst_loss_and_no_nan():
     assert loss == WORST
 
 
+def test_a_batch_norm_takes_its_statistics_from_the_test_samples():
+    # two samples: their hidden values are 1 and 3, normalised −1 and 1, scaled to the logits (±10, 0)
+    text = """{"name": "norm", "input": [1], "classes": 2, "layers":
+        [{"dense": {"units": 1}}, {"batch_norm": {"epsilon": 1e-9}}, {"dense": {"units": 2}}]}"""
+    spec = ModelSpec.from_json(text)
+    one, none = np.ones(1, np.float32), np.zeros(1, np.float32)
+    weights = initial_weights(spec, np.random.default_rng(0))
+    (first, norm, last) = [name.partition(".")[0] for name in list(weights)[::2]]
+    given = {f"{first}.weight": one.reshape(1, 1), f"{first}.bias": none, f"{norm}.scale": one, f"{norm}.shift": none}
+    given |= {f"{last}.weight": np.array([[10, 0]], np.float32), f"{last}.bias": np.zeros(2, np.float32)}
+    assert given.keys() == weights.keys()
+    accuracy, loss = Evaluation(spec, dataset([[1], [3]], [1, 0])).measure(given)
+    assert accuracy == 1.0
+    assert loss == pytest.approx(math.log(1 + math.exp(-10)), rel=1e-3)
+
+
 # -- reading -----------------------------------------------------------------------------------------------------
 
 

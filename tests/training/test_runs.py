@@ -47,6 +47,9 @@ def test_equal_seeds_make_equal_weights(house):
     assert len(house.rows(models.Model)) == 1
 
 
+TARGETS = '{"name": "t", "input": [2], "classes": 2, "loss": "mean_squared_error", "layers": [{"dense": {"units": 2}}]}'
+
+
 @pytest.mark.parametrize(
     ("name", "run"),
     [("Kitchen sink!", "kitchen-sink-1"), ("厨", "run-1"), (None, "toy-1"), ("x" * 80, f"{'x' * 30}-1")],
@@ -76,6 +79,7 @@ def test_a_model_of_the_zoo_by_name():
         ({"target": 0.5}, "bad-request", "a target needs the coordinator's own test set: name a dataset"),
         ({"target": 0.0, "dataset": "x"}, "bad-request", "target is 0.0, expected an accuracy above 0 and up to 1"),
         ({"target": 1.5, "dataset": "x"}, "bad-request", "target is 1.5, expected"),
+        ({"model": TARGETS}, "bad-model", "learns targets: a run trains classifiers, by labels"),
         ({"target": float("nan"), "dataset": "x"}, "bad-request", "target is nan, expected"),
         ({"seed": -1}, "bad-request", "seed is -1, expected a whole number from 0 to 2147483647"),
         ({"seed": 1 << 31}, "bad-request", "seed is 2147483648, expected"),
