@@ -6,10 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import click
-from sqlalchemy import URL, func, make_url, select
+from sqlalchemy import func, make_url, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
@@ -89,23 +88,13 @@ def path(home: Path | None) -> None:
 @contextmanager
 def opened(home: Path | None) -> Iterator[Database]:
     """The database for reading only, also while a coordinator writes to it; ShoalError database-unusable."""
-    database = Database(_read_only(settings.load({"home": home}).database_url))
+    database = Database(settings.load({"home": home}).database_url, read_only=True)
     try:
         yield database
     except DBAPIError as error:
         raise ShoalError("database-unusable", f"The database cannot be read: {error.orig}") from error
     finally:
         database.close()
-
-
-def _read_only(url: str) -> str:
-    given = make_url(url)
-    if given.get_backend_name() != "sqlite" or given.database is None:
-        return url
-    if not Path(given.database).is_file():
-        raise ShoalError("database-unusable", f"There is no database {given.database}: make it with `shoal db upgrade`")
-    uri = f"file:{quote(str(Path(given.database).absolute()))}"
-    return URL.create("sqlite", database=uri, query={"mode": "ro", "uri": "true"}).render_as_string()
 
 
 def _check(database: Database) -> dict[str, Any]:

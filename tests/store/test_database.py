@@ -1,0 +1,137 @@
+"""SQLite and PostgreSQL are the same to everybody above the store."""
+
+from __future__ import annotations
+
+import pytest
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import inspect, select, text
+from sqlalchemy.exc import DBAPIError
+
+from coordinator.errors import ShoalError
+from coordinator.settings import sqlite_url
+from coordinator.store.database import Database, _config
+from coordinator.store.models import Base, Event
+from tests.conftest import BACKENDS
+
+NEWEST = "0001"
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request):
+    return request.param
+
+
+@pytest.fixture
+def database(backend, new_database):
+    database = Database(new_database(backend))
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def bare(backend, new_database):
+    """A database without a table."""
+    database = Database(new_database(backend, migrated=False))
+    yield database
+    database.close()
+
+
+def migrate(database, direction, revision):
+    with database.engine.begin() as connection:
+        getattr(command, direction)(_config(connection), revision)
+
+
+def names(database):
+    found = inspect(database.engine)
+    return {*found.get_table_names(), *found.get_view_names()} - {"alembic_version"}
+
+
+def test_the_migrations_make_exactly_what_the_models_say(database):
+    with database.engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, Base.metadata) == []
+
+
+def test_every_migration_goes_up_and_down_step_by_step(bare):
+    with bare.engine.connect() as connection:
+        revisions = [one.revision for one in ScriptDirectory.from_config(_config(connection)).walk_revisions()]
+    seen = [names(bare)]
+    for revision in reversed(revisions):
+        migrate(bare, "upgrade", revision)
+        seen.append(names(bare))
+    assert bare.revision() == (NEWEST, NEWEST)
+    assert set(Base.metadata.tables) <= seen[-1]
+    for expected in reversed(seen[:-1]):
+        migrate(bare, "downgrade", "-1")
+        assert names(bare) == expected
+    assert seen[0] == set()
+
+
+def test_an_upgrade_that_fails_half_way_leaves_nothing_behind(bare, monkeypatch):
+    class PulledPlug(Exception):
+        pass
+
+    def create_then_fail(config, revision):
+        config.attributes["connection"].execute(text("CREATE TABLE half (x INTEGER)"))
+        raise PulledPlug
+
+    monkeypatch.setattr(command, "upgrade", create_then_fail)
+    with pytest.raises(PulledPlug):
+        bare.upgrade()
+    assert names(bare) == set()
+
+
+def test_a_database_of_a_newer_program_is_refused_with_a_sentence(database):
+    with database.engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(ShoalError, match="is of another version: .*9999") as caught:
+        database.upgrade()
+    assert caught.value.code == "database-unusable"
+
+
+def test_times_come_back_to_the_microsecond(database):
+    moment = 1_700_000_000.123457
+    with database.write() as session:
+        session.add(Event(at=moment, kind="x", text="Zürich ✓"))
+    with database.read() as session:
+        (event,) = session.scalars(select(Event))
+        assert (event.at, event.text) == (moment, "Zürich ✓")
+
+
+def test_a_read_only_database_cannot_be_written_to(database, backend):
+    looking = Database(database.url, read_only=True)
+    with pytest.raises(DBAPIError, match="(?i)read-?only"), looking.write() as session:
+        session.add(Event(at=0.0, kind="x", text=""))
+    looking.close()
+    assert looking.shown == database.shown
+
+
+@pytest.mark.parametrize(
+    ("url", "sentence"),
+    [
+        ("sqlite:///{tmp}/none.db", "There is no database .*none.db: make it with `shoal db upgrade`"),
+        ("nonsense", "'nonsense' is no URL of a database"),
+        ("mysql://localhost/x", "mysql is not supported"),
+        ("postgresql+pg8000://localhost/x", "The driver pg8000 is not installed"),
+    ],
+)
+def test_a_url_that_leads_nowhere_gets_a_sentence(tmp_path, url, sentence):
+    with pytest.raises(ShoalError, match=sentence) as caught:
+        Database(url.format(tmp=tmp_path), read_only=True)
+    assert caught.value.code == "database-unusable"
+
+
+def test_a_server_that_is_not_there_gets_a_sentence_without_the_password(tmp_path):
+    database = Database(f"postgresql+psycopg://shoal:swordfish@/x?host={tmp_path}")
+    with pytest.raises(ShoalError, match="cannot be used") as caught:
+        database.upgrade()
+    assert "swordfish" not in caught.value.detail
+
+
+def test_a_folder_that_is_no_file_gets_a_sentence(tmp_path):
+    database = Database(sqlite_url(tmp_path))
+    with pytest.raises(ShoalError, match="unable to open database file"):
+        database.upgrade()
