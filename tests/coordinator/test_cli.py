@@ -370,12 +370,12 @@ class TestDatabase:
 
     def test_upgrade_makes_it_and_check_finds_it_well(self, shoal, tmp_path):
         new = str(tmp_path / "new folder #1")
-        assert "has revision 0001" in shoal("db", "upgrade", SHOAL_HOME=new).output
+        assert "has revision 0002" in shoal("db", "upgrade", SHOAL_HOME=new).output
         assert shoal("db", "path", SHOAL_HOME=new).output == f"{new}/shoal.db\n"
         checked = shoal("db", "check", "--json", SHOAL_HOME=new)
         assert checked.exit_code == 0, checked.output
         found = json.loads(checked.output)
-        assert (found["revision"], found["newest"], found["integrity"]) == ("0001", "0001", "ok")
+        assert (found["revision"], found["newest"], found["integrity"]) == ("0002", "0002", "ok")
         assert found["rows"]["device"] == 0
 
     def test_check_counts_rows(self, shoal, running):

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import inspect, select, text
+from sqlalchemy import JSON, BigInteger, Float, Integer, Text, inspect, select, text
 from sqlalchemy.exc import DBAPIError
 
+from benchmarks.fleet import Fleet
 from coordinator.errors import ShoalError
 from coordinator.settings import sqlite_url
+from coordinator.store import views
 from coordinator.store.database import Database, _config
-from coordinator.store.models import Base, Event
+from coordinator.store.models import Base, Event, Instant
 from tests.conftest import BACKENDS
 
-NEWEST = "0001"
+NEWEST = "0002"
+KINDS = {Text: str, Integer: int, BigInteger: int, Float: float, Instant: float, JSON: dict}
 
 
 @pytest.fixture(params=BACKENDS)
@@ -37,6 +42,18 @@ def bare(backend, new_database):
     database = Database(new_database(backend, migrated=False))
     yield database
     database.close()
+
+
+@pytest.fixture
+def filled(database):
+    """A made-up fleet with a past."""
+    Fleet().write(database)
+    return database
+
+
+def rounded(rows):
+    """Sums of floats depend on their order in the last digit."""
+    return sorted(repr([round(value, 6) if isinstance(value, float) else value for value in row]) for row in rows)
 
 
 def migrate(database, direction, revision):
@@ -87,7 +104,7 @@ def test_an_upgrade_that_fails_half_way_leaves_nothing_behind(bare, monkeypatch)
 def test_a_database_of_a_newer_program_is_refused_with_a_sentence(database):
     with database.engine.begin() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
-    with pytest.raises(ShoalError, match="is of another version: .*9999") as caught:
+    with pytest.raises(ShoalError, match=r"is of another version: .*9999") as caught:
         database.upgrade()
     assert caught.value.code == "database-unusable"
 
@@ -103,7 +120,7 @@ def test_times_come_back_to_the_microsecond(database):
 
 def test_a_read_only_database_cannot_be_written_to(database, backend):
     looking = Database(database.url, read_only=True)
-    with pytest.raises(DBAPIError, match="(?i)read-?only"), looking.write() as session:
+    with pytest.raises(DBAPIError, match=r"(?i)read-?only"), looking.write() as session:
         session.add(Event(at=0.0, kind="x", text=""))
     looking.close()
     assert looking.shown == database.shown
@@ -135,3 +152,35 @@ def test_a_folder_that_is_no_file_gets_a_sentence(tmp_path):
     database = Database(sqlite_url(tmp_path))
     with pytest.raises(ShoalError, match="unable to open database file"):
         database.upgrade()
+
+
+def test_the_views_have_exactly_the_columns_that_are_promised(database):
+    found = inspect(database.engine)
+    assert set(found.get_view_names()) == set(views.metadata.tables)
+    for name, view in views.metadata.tables.items():
+        assert [column["name"] for column in found.get_columns(name)] == [column.name for column in view.columns]
+
+
+def test_every_column_of_every_view_can_be_read_as_what_it_is(filled):
+    with filled.read() as session:
+        for view in views.metadata.tables.values():
+            for row in session.execute(select(view)).mappings():
+                for column in view.columns:
+                    value = row[column.name]
+                    assert value is None or isinstance(value, KINDS[type(column.type)]), (view.name, column.name, value)
+                    if isinstance(column.type, Instant) and value is not None:
+                        assert row[f"{column.name}_s"] == pytest.approx(value, abs=1e-6)
+                        shown = datetime.fromtimestamp(value, UTC).isoformat(" ", "seconds")
+                        assert row[f"{column.name}_utc"] == shown.removesuffix("+00:00")
+
+
+def test_views_say_the_same_on_both_databases(new_database):
+    said = []
+    for backend in BACKENDS:
+        database = Database(new_database(backend))
+        Fleet().write(database)
+        with database.read() as session:
+            said.append({name: rounded(session.execute(select(view))) for name, view in views.metadata.tables.items()})
+        database.close()
+    assert said[0] == said[1]
+    assert all(len(rows) >= 3 for rows in said[0].values())

@@ -106,10 +106,12 @@ def _write(session):
         ("a4", "tre", "refused", None, 0.25, 25, 320),
     ), start=1):  # fmt: skip
         session.add(Update(id=id, assignment_id=assignment, commit=1, run_id="r1", device_id=f"id-{device}",
-                           base_version=1, applied_version=id + 1 if outcome == "applied" else None, staleness=staleness, width=width,
+                           base_version=1, applied_version=id + 1 if outcome == "applied" else None,
+                           staleness=staleness, width=width,
                            weight=None, samples=10, steps=20, loss=1 / id, accuracy=0.5, norm=1.0, bytes_up=up,
                            bytes_down=1000, seconds_download=0.1, seconds_train=5.0, seconds_upload=None,
-                           outcome=outcome, reason="not finite" if outcome == "refused" else "", sha256="d" * 64, segment=1, offset=0,
+                           outcome=outcome, reason="not finite" if outcome == "refused" else "", sha256="d" * 64,
+                           segment=1, offset=0,
                            at=T0 + at))  # fmt: skip
     for version, at, accuracy in ((0, 0, 0.1), (2, 20, 0.6), (3, 40, 0.5)):
         session.add(ModelVersion(run_id="r1", version=version, sha256="e" * 64, step_norm=1, updates=1, at=T0 + at))
