@@ -23,7 +23,8 @@ class Settings:
     """``host`` and ``port`` are where the pages and the API are; ``mqtt_port`` is the broker's (0: any free port).
 
     ``heartbeat`` is the seconds between a device's heartbeats; ``tls`` is ``auto`` (on for every address but
-    loopback), ``on`` or ``off``; ``name`` is a host name that devices use to reach the coordinator.
+    loopback), ``on`` or ``off``; ``name`` is a host name that devices use to reach the coordinator. ``database_reader``
+    is a URL whose role may only read, for questions in SQL.
     """
 
     home: Path = field(factory=default_home, converter=Path)
@@ -32,6 +33,7 @@ class Settings:
     mqtt_port: int = 8883
     name: str = ""
     database: str = ""
+    database_reader: str = ""
     heartbeat: float = 10.0
     tls: str = "auto"
     log_level: str = "info"
@@ -39,6 +41,10 @@ class Settings:
     @property
     def database_url(self) -> str:
         return self.database or sqlite_url(self.home / "shoal.db")
+
+    @property
+    def reader_url(self) -> str:
+        return self.database_reader or self.database_url
 
     @property
     def encrypted(self) -> bool:

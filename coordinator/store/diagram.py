@@ -10,12 +10,13 @@ from typing import Any, Final
 
 from sqlalchemy import JSON, Boolean, Column, Float, Integer, MetaData, Table
 
+from coordinator.export import Kind
 from coordinator.store.models import Base, Instant
 
 BEGIN: Final = "<!-- diagram: made by `make docs` -->"
 END: Final = "<!-- end of diagram -->"
 
-_KINDS: Final[tuple[tuple[type[Any], str], ...]] = (
+_KINDS: Final[tuple[tuple[type[Any], Kind], ...]] = (
     (Instant, "time"),
     (JSON, "json"),
     (Boolean, "boolean"),
@@ -24,7 +25,7 @@ _KINDS: Final[tuple[tuple[type[Any], str], ...]] = (
 )
 
 
-def kind(column: Column[Any]) -> str:
+def kind(column: Column[Any]) -> Kind:
     """What a column holds, in a word: text, integer, number, boolean, time or json."""
     return next((word for cls, word in _KINDS if isinstance(column.type, cls)), "text")
 

@@ -16,13 +16,16 @@ from contextlib import closing
 from datetime import UTC, datetime
 
 import click
+import pyarrow
 import pytest
 from attrs import evolve
 from cheroot.ssl.builtin import BuiltinSSLAdapter
 from cheroot.wsgi import Server
 from click.testing import CliRunner
 from flask import Flask, redirect
+from pyarrow import parquet
 
+from benchmarks.fleet import Fleet
 from coordinator import __version__, api, auth, operators
 from coordinator.cli import COMMANDS, main
 from coordinator.fleet.authority import establish
@@ -357,6 +360,49 @@ class TestHistory:
             text = os.read(shown.fileno(), 65536).decode()
         assert text.count("[red]late[/red]") == 20
         assert len(text.splitlines()) > 8
+
+
+class TestAsking:
+    """Lists and SQL over a made-up fleet."""
+
+    @pytest.fixture(autouse=True)
+    def fleet(self, database):
+        Fleet(updates=60).write(database)
+
+    @pytest.mark.parametrize("name", ["runs", "devices", "decisions"])
+    def test_a_list_is_shown_and_written(self, shoal, name):
+        shown = shoal("history", name)
+        assert shown.exit_code == 0, shown.output
+        assert shown.output.splitlines()[0].startswith(("RUN ID", "OFFERED"))
+        rows = json.loads(shoal("history", name, "--run", "digits-1", "--limit", "0", "--format", "json").output)
+        assert {row["run_id"] for row in rows} == {"digits-1"}
+        assert json.loads(shoal("history", name, "--since", "1h", "--format", "json").output) == []
+        file = shoal("history", name, "--run", "digits-1", "--limit", "0", "--format", "parquet")
+        assert parquet.read_table(io.BytesIO(file.stdout_bytes)).num_rows == len(rows)
+
+    def test_updates_are_written_as_arrow(self, shoal):
+        file = shoal("history", "updates", "--limit", "3", "--format", "arrow")
+        table = pyarrow.ipc.open_stream(file.stdout_bytes).read_all()
+        assert (table.num_rows, str(table.schema.field("at").type)) == (3, "timestamp[us, tz=UTC]")
+
+    def test_a_question_in_sql(self, shoal):
+        said = shoal("history", "sql", "SELECT id, seed FROM run ORDER BY id", "--limit", "2")
+        assert said.stdout.split() == ["ID", "SEED", "digits-1", "0", "digits-2", "1"]
+        assert "the first 2 rows" in said.stderr
+        rows = json.loads(shoal("history", "sql", "SELECT count(*) AS n FROM device", "--format", "json").stdout)
+        assert rows == [{"n": 12}]
+
+    @pytest.mark.parametrize("statement", ["DROP TABLE run", "SELECT 1; SELECT 2", "SELECT * FROM credential"])
+    def test_a_statement_that_is_no_question_is_refused(self, shoal, statement):
+        said = shoal("history", "sql", statement)
+        assert said.exit_code == 1
+        assert "The statement" in said.stderr
+
+    def test_a_question_without_end_is_cut_off(self, shoal):
+        endless = "SELECT count(*) FROM assignment a, assignment b, assignment c, assignment d, assignment e"
+        said = shoal("history", "sql", endless, "--timeout", "0.3s")
+        assert said.exit_code == 1
+        assert "stopped after 0.3 s" in said.stderr
 
 
 class TestDatabase:

@@ -12,6 +12,7 @@ import pytest
 from sqlalchemy import text
 
 from benchmarks.fleet import Fleet
+from coordinator.store import console
 from coordinator.store.database import Database
 from tests.conftest import BACKENDS
 
@@ -55,6 +56,13 @@ def test_a_question_has_one_answer(fleets, asked):
     on_sqlite, on_postgresql = (answer(database, QUESTIONS[asked]) for database in fleets)
     assert on_sqlite
     assert on_sqlite == on_postgresql
+
+
+def test_the_console_takes_every_question(fleets):
+    for database in fleets:
+        for sql in QUESTIONS.values():
+            with console.ask(database.url, sql, limit=100, seconds=30) as sheet:
+                assert list(sheet.rows)
 
 
 def test_the_answers_can_be_counted_by_hand(fleets):
