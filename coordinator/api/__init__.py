@@ -8,7 +8,7 @@ from flask import Blueprint, Flask, request
 from werkzeug.routing import Map, Rule
 from werkzeug.wrappers import Response
 
-from coordinator.api import access, fleet, health, history, joining, problems, training
+from coordinator.api import access, fleet, health, history, joining, lists, problems, training
 from coordinator.api.endpoint import Endpoint, json_response
 from coordinator.api.openapi import document
 from coordinator.api.throttle import Throttle
@@ -24,6 +24,7 @@ ENDPOINTS: Final[tuple[Endpoint, ...]] = (
     *fleet.ENDPOINTS,
     *training.ENDPOINTS,
     *history.ENDPOINTS,
+    *lists.ENDPOINTS,
 )
 
 _METHODS: Final = ["GET", "POST", "PUT", "PATCH", "DELETE"]

@@ -41,7 +41,7 @@ def clock():
 @pytest.fixture
 def services(home, database, clock):
     return Services(
-        settings=Settings(home=home, heartbeat=HEARTBEAT, mqtt_port=1883),
+        settings=Settings(home=home, heartbeat=HEARTBEAT, mqtt_port=1883, database=database.url),
         database=database,
         commands=DirectCommands(database, clock),
         blobs=Blobs(home / "blobs"),
