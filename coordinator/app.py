@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
@@ -13,7 +12,6 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO
 
 from attrs import evolve
 from cheroot.ssl.builtin import BuiltinSSLAdapter
@@ -29,6 +27,7 @@ from coordinator.broker.link import Link
 from coordinator.errors import ShoalError
 from coordinator.fleet import authority
 from coordinator.fleet.authority import TlsFiles
+from coordinator.home import claim
 from coordinator.services import Services
 from coordinator.settings import Settings
 from coordinator.store import registry
@@ -102,7 +101,7 @@ class Coordinator:
 
     def _start(self) -> None:
         home = self.settings.home
-        self._closing.enter_context(_lock(home))
+        self._closing.enter_context(claim(home))
         self.database.upgrade()
         self._closing.callback(self.database.close)
         tls = self._tls()
@@ -185,21 +184,6 @@ class _Server(Server):
 
     def error_log(self, msg: str = "", level: int = logging.INFO, traceback: bool = False) -> None:
         log.log(min(level, logging.WARNING), "http %s", msg.strip(), exc_info=traceback)
-
-
-def _lock(home: Path) -> IO[str]:
-    """Only one coordinator may work in a home folder; the lock goes with the process."""
-    try:
-        home.mkdir(parents=True, exist_ok=True)
-        file = open(home / "lock", "a")  # noqa: SIM115 - held until the end
-    except OSError as error:
-        raise ShoalError("home-unusable", f"The home folder {home} cannot be written: {error.strerror}") from error
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        file.close()
-        raise ShoalError("home-unusable", f"Another coordinator is running in {home}") from error
-    return file
 
 
 def _write_aside(path: Path, text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,13 +17,15 @@ from coordinator import settings
 from coordinator.cli.client import home_option
 from coordinator.cli.output import facts, json_option, print_json
 from coordinator.errors import ShoalError
+from coordinator.home import claim
+from coordinator.store import archive, copying
 from coordinator.store.database import Database
 from coordinator.store.models import Base
 
 
 @click.group
 def db() -> None:
-    """Check and upgrade the database.
+    """Check, upgrade, back up, restore and move the database.
 
     \b
     Example:
@@ -83,6 +86,68 @@ def path(home: Path | None) -> None:
     """
     url = make_url(settings.load({"home": home}).database_url)
     click.echo(url.database if url.get_backend_name() == "sqlite" else url.render_as_string(hide_password=True))
+
+
+@db.command
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@home_option
+def backup(home: Path | None, file: Path) -> None:
+    """Write database, blobs, segments and the authority's files into FILE, a tar, also while the coordinator runs.
+
+    \b
+    Example:
+      shoal db backup /srv/backups/shoal-$(date +%F).tar
+    """
+    given = settings.load({"home": home})
+    with opened(home):
+        pass  # a sentence for one that is not there
+    made = archive.backup(given.home, given.database_url, file)
+    click.echo(f"{file} holds {sum(made.rows.values())} rows and {made.files} files of revision {made.revision}.")
+    if made.missing:
+        click.echo(f"{len(made.missing)} files that open work needs were gone, first {made.missing[0]}.", err=True)
+
+
+@db.command
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False, exists=True))
+@home_option
+def restore(home: Path | None, file: Path) -> None:
+    """Fill a home without a database from FILE, which `shoal db backup` wrote. The coordinator must not run.
+
+    \b
+    Example:
+      shoal db restore /srv/backups/shoal-2026-03-31.tar --home /srv/shoal
+    """
+    given = settings.load({"home": home})
+    with claim(given.home):
+        found = archive.restore(file, given.home, given.database_url)
+    rows = sum(found.rows.values())
+    click.echo(f"{given.home} has {rows} rows and {found.files} files of revision {found.revision}.")
+
+
+@db.command
+@click.option("--to", "target", required=True, help="URL of a database without rows.")
+@home_option
+def copy(home: Path | None, target: str) -> None:
+    """Copy every row into another database, e.g. from SQLite to PostgreSQL. The coordinator must not run.
+
+    \b
+    Example:
+      shoal db copy --to postgresql+psycopg://shoal@db.local/shoal
+    """
+    given = settings.load({"home": home})
+    into = Database(target)
+    try:
+        with claim(given.home), opened(home) as source:
+            sent = copying.copy(source, into, _progress)
+    finally:
+        into.close()
+    rows = sum(one.rows for one in sent.values())
+    click.echo(f"{into.shown} has all {rows} rows, with equal hashes. From now on: database = \"{into.shown}\"")
+
+
+def _progress(table: str, rows: int) -> None:
+    if sys.stderr.isatty():
+        click.echo(f"\r{table}: {rows} rows\033[K", nl=False, err=True)
 
 
 @contextmanager

@@ -29,6 +29,7 @@ from benchmarks.fleet import Fleet
 from coordinator import __version__, api, auth, operators
 from coordinator.cli import COMMANDS, main
 from coordinator.fleet.authority import establish
+from coordinator.home import claim
 from coordinator.store.models import Device
 from tests.coordinator.people import START, add_assignment, add_run, add_update
 
@@ -443,6 +444,31 @@ class TestDatabase:
         said = shoal("db", "check", "--json")
         assert said.exit_code == 1
         assert (json.loads(said.output)["revision"], json.loads(said.output)["rows"]) == ("0000", {})
+
+    def test_a_home_is_backed_up_and_restored(self, shoal, running, home, tmp_path):
+        said = shoal("db", "backup", str(tmp_path / "shoal.tar"))
+        assert said.exit_code == 0, said.output
+        assert "of revision 0002" in said.output
+        new = str(tmp_path / "new")
+        assert shoal("db", "restore", str(tmp_path / "shoal.tar"), "--home", new).exit_code == 0
+        ids = [
+            json.loads(shoal("history", "updates", "--format", "json", "--home", place).output)[0]["id"]
+            for place in (str(home), new)
+        ]
+        assert ids == [1, 1]
+        again = shoal("db", "restore", str(tmp_path / "shoal.tar"), "--home", new)
+        assert again.exit_code == 1
+        assert "already: restore into another home" in again.stderr
+
+    def test_the_database_is_copied_to_another_while_no_coordinator_runs(self, shoal, running, home, new_database):
+        target = new_database("sqlite", migrated=False)
+        with claim(home):
+            said = shoal("db", "copy", "--to", target)
+            assert (said.exit_code, "Another coordinator is running" in said.stderr) == (1, True)
+        said = shoal("db", "copy", "--to", target)
+        assert "has all" in said.output
+        assert "with equal hashes" in said.output
+        assert "is in use" in shoal("db", "copy", "--to", target).stderr
 
     def test_a_file_that_is_no_database_is_told_as_such(self, shoal, home):
         (home / "shoal.db").write_bytes(b"not a database " * 100)
