@@ -33,6 +33,7 @@ from coordinator.settings import Settings
 from coordinator.store import registry
 from coordinator.store.blobs import Blobs
 from coordinator.store.database import Database
+from coordinator.store.retention import Keep, Retention
 from coordinator.store.segments import Segments
 from coordinator.training.steward import Steward
 
@@ -122,6 +123,7 @@ class Coordinator:
             clock=self._clock,
             send=lambda device, leaf, payload: links[0].send(device, leaf, payload),
             cut_off=broker.disconnect,
+            retain=Retention(_keep(self.settings), blobs, segments.folder).tend,
         )
         self.steward.recover()
         try:
@@ -184,6 +186,15 @@ class _Server(Server):
 
     def error_log(self, msg: str = "", level: int = logging.INFO, traceback: bool = False) -> None:
         log.log(min(level, logging.WARNING), "http %s", msg.strip(), exc_info=traceback)
+
+
+def _keep(settings: Settings) -> Keep:
+    return Keep(
+        telemetry=settings.keep_telemetry * 3600,
+        telemetry_5m=settings.keep_telemetry_5m * 86_400,
+        events=settings.keep_events * 86_400,
+        inputs=settings.keep_inputs * 86_400,
+    )
 
 
 def _write_aside(path: Path, text: str) -> None:

@@ -24,7 +24,8 @@ class Settings:
 
     ``heartbeat`` is the seconds between a device's heartbeats; ``tls`` is ``auto`` (on for every address but
     loopback), ``on`` or ``off``; ``name`` is a host name that devices use to reach the coordinator. ``database_reader``
-    is a URL whose role may only read, for questions in SQL.
+    is a URL whose role may only read, for questions in SQL. ``keep_telemetry`` is in hours, the others are in days: for
+    how long rows are kept (0: for ever).
     """
 
     home: Path = field(factory=default_home, converter=Path)
@@ -36,6 +37,10 @@ class Settings:
     database_reader: str = ""
     heartbeat: float = 10.0
     tls: str = "auto"
+    keep_telemetry: float = 48.0
+    keep_telemetry_5m: float = 30.0
+    keep_events: float = 365.0
+    keep_inputs: float = 30.0
     log_level: str = "info"
 
     @property
@@ -106,4 +111,7 @@ def _checked(values: Mapping[str, Any]) -> Settings:
             raise ShoalError("bad-request", f"Setting {name} is {getattr(settings, name)}, expected 0 to 65535")
     if not 0.1 <= settings.heartbeat <= 86400:
         raise ShoalError("bad-request", f"Setting heartbeat is {settings.heartbeat}, expected 0.1 to 86400 seconds")
+    for name in ("keep_telemetry", "keep_telemetry_5m", "keep_events", "keep_inputs"):
+        if not 0 <= getattr(settings, name) <= 100_000:
+            raise ShoalError("bad-request", f"Setting {name} is {getattr(settings, name)}, expected 0 to 100000")
     return settings
