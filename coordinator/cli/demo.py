@@ -217,9 +217,8 @@ def _conclude(final: report.Report, json_file: Path | None) -> None:
     accuracy = "none" if final.accuracy is None else f"{final.accuracy:.4f}"
     verdict = f"reached {final.target:g}" if final.reached else f"did not reach {final.target:g}"
     counts = ", ".join(f"{count} {outcome}" for outcome, count in final.updates.items() if count)
-    console.print(
-        f"The fleet {verdict}: accuracy {accuracy} after {final.seconds:.1f} s, {final.versions} versions, {counts} updates."
-    )
+    spent = f"{final.seconds:.1f} s, {final.versions} versions, {counts} updates"
+    console.print(f"The fleet {verdict}: accuracy {accuracy} after {spent}.")
     if json_file is not None:
         try:
             json_file.write_text(json.dumps(final.to_json(), indent=2) + "\n")

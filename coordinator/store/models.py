@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 from sqlalchemy import (
     JSON,
@@ -15,6 +15,7 @@ from sqlalchemy import (
     Integer,
     MetaData,
     String,
+    Table,
     Text,
     TypeDecorator,
 )
@@ -46,6 +47,11 @@ class Base(DeclarativeBase):
         }
     )
     type_annotation_map = {float: Instant, dict[str, Any]: JSON}
+
+
+def table_of(kind: type[Base]) -> Table:
+    """The table itself: statements made of it once are several times faster than those made of classes each time."""
+    return cast(Table, kind.__table__)
 
 
 class Device(Base):
@@ -243,6 +249,7 @@ class Assignment(Base):
 
     __table_args__ = (
         Index(None, "run_id", "state"),
+        Index(None, "run_id", "closed_at"),
         Index(None, "device_id", "offered_at"),
         Index(None, "offered_at"),
     )
@@ -286,6 +293,7 @@ class Update(Base):
 
     __table_args__ = (
         Index(None, "assignment_id", "commit", unique=True),
+        Index(None, "run_id", "outcome"),
         Index(None, "run_id", "at"),
         Index(None, "device_id", "at"),
         Index(None, "at"),

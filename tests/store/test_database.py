@@ -1,186 +1,137 @@
-"""SQLite and PostgreSQL are the same to everybody above the store."""
+"""Opening the database: settings of every connection, transactions, migrations."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+import sqlite3
 
 import pytest
-from alembic import command
-from alembic.autogenerate import compare_metadata
-from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import JSON, BigInteger, Float, Integer, Text, inspect, select, text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import func, inspect, select, text
+from sqlalchemy.exc import IntegrityError
 
-from benchmarks.fleet import Fleet
 from coordinator.errors import ShoalError
 from coordinator.settings import sqlite_url
-from coordinator.store import views
-from coordinator.store.database import Database, _config
-from coordinator.store.models import Base, Event, Instant
-from tests.conftest import BACKENDS
-
-NEWEST = "0002"
-KINDS = {Text: str, Integer: int, BigInteger: int, Float: float, Instant: float, JSON: dict}
+from coordinator.store.database import Database
+from coordinator.store.models import Base, Event, Telemetry
 
 
-@pytest.fixture(params=BACKENDS)
-def backend(request):
-    return request.param
+def note(session, words):
+    session.add(Event(at=0.5, kind="note", text=words))
+    session.flush()
 
 
-@pytest.fixture
-def database(backend, new_database):
-    database = Database(new_database(backend))
-    yield database
-    database.close()
+def note_and_fail(session):
+    note(session, "half done")
+    raise ZeroDivisionError
 
 
-@pytest.fixture
-def bare(backend, new_database):
-    """A database without a table."""
-    database = Database(new_database(backend, migrated=False))
-    yield database
-    database.close()
-
-
-@pytest.fixture
-def filled(database):
-    """A made-up fleet with a past."""
-    Fleet().write(database)
-    return database
-
-
-def rounded(rows):
-    """Sums of floats depend on their order in the last digit."""
-    return sorted(repr([round(value, 6) if isinstance(value, float) else value for value in row]) for row in rows)
-
-
-def migrate(database, direction, revision):
-    with database.engine.begin() as connection:
-        getattr(command, direction)(_config(connection), revision)
-
-
-def names(database):
-    found = inspect(database.engine)
-    return {*found.get_table_names(), *found.get_view_names()} - {"alembic_version"}
-
-
-def test_the_migrations_make_exactly_what_the_models_say(database):
-    with database.engine.connect() as connection:
-        context = MigrationContext.configure(connection, opts={"compare_type": True})
-        assert compare_metadata(context, Base.metadata) == []
-
-
-def test_every_migration_goes_up_and_down_step_by_step(bare):
-    with bare.engine.connect() as connection:
-        revisions = [one.revision for one in ScriptDirectory.from_config(_config(connection)).walk_revisions()]
-    seen = [names(bare)]
-    for revision in reversed(revisions):
-        migrate(bare, "upgrade", revision)
-        seen.append(names(bare))
-    assert bare.revision() == (NEWEST, NEWEST)
-    assert set(Base.metadata.tables) <= seen[-1]
-    for expected in reversed(seen[:-1]):
-        migrate(bare, "downgrade", "-1")
-        assert names(bare) == expected
-    assert seen[0] == set()
-
-
-def test_an_upgrade_that_fails_half_way_leaves_nothing_behind(bare, monkeypatch):
-    class PulledPlug(Exception):
-        pass
-
-    def create_then_fail(config, revision):
-        config.attributes["connection"].execute(text("CREATE TABLE half (x INTEGER)"))
-        raise PulledPlug
-
-    monkeypatch.setattr(command, "upgrade", create_then_fail)
-    with pytest.raises(PulledPlug):
-        bare.upgrade()
-    assert names(bare) == set()
-
-
-def test_a_database_of_a_newer_program_is_refused_with_a_sentence(database):
-    with database.engine.begin() as connection:
-        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
-    with pytest.raises(ShoalError, match=r"is of another version: .*9999") as caught:
-        database.upgrade()
-    assert caught.value.code == "database-unusable"
-
-
-def test_times_come_back_to_the_microsecond(database):
-    moment = 1_700_000_000.123457
-    with database.write() as session:
-        session.add(Event(at=moment, kind="x", text="Zürich ✓"))
+def notes(database):
     with database.read() as session:
-        (event,) = session.scalars(select(Event))
-        assert (event.at, event.text) == (moment, "Zürich ✓")
+        return session.scalars(select(Event.text)).all()
 
 
-def test_a_read_only_database_cannot_be_written_to(database, backend):
-    looking = Database(database.url, read_only=True)
-    with pytest.raises(DBAPIError, match=r"(?i)read-?only"), looking.write() as session:
-        session.add(Event(at=0.0, kind="x", text=""))
-    looking.close()
-    assert looking.shown == database.shown
+def test_a_new_database_gets_every_table_of_the_models(database):
+    assert set(inspect(database.engine).get_table_names()) == {*Base.metadata.tables, "alembic_version"}
+    for name, table in Base.metadata.tables.items():
+        assert {c["name"] for c in inspect(database.engine).get_columns(name)} == set(table.columns.keys())
 
 
-@pytest.mark.parametrize(
-    ("url", "sentence"),
-    [
-        ("sqlite:///{tmp}/none.db", "There is no database .*none.db: make it with `shoal db upgrade`"),
-        ("nonsense", "'nonsense' is no URL of a database"),
-        ("mysql://localhost/x", "mysql is not supported"),
-        ("postgresql+pg8000://localhost/x", "The driver pg8000 is not installed"),
-    ],
-)
-def test_a_url_that_leads_nowhere_gets_a_sentence(tmp_path, url, sentence):
-    with pytest.raises(ShoalError, match=sentence) as caught:
-        Database(url.format(tmp=tmp_path), read_only=True)
-    assert caught.value.code == "database-unusable"
+def test_upgrading_twice_changes_nothing(database):
+    with database.write() as session:
+        note(session, "kept")
+    database.upgrade()
+    found, brought = database.revision()
+    assert found == brought
+    assert notes(database) == ["kept"]
 
 
-def test_a_server_that_is_not_there_gets_a_sentence_without_the_password(tmp_path):
-    database = Database(f"postgresql+psycopg://shoal:swordfish@/x?host={tmp_path}")
-    with pytest.raises(ShoalError, match="cannot be used") as caught:
+def test_a_database_that_was_never_upgraded_has_no_revision(tmp_path):
+    database = Database(sqlite_url(tmp_path / "new.db"))
+    assert database.revision()[0] is None
+    database.close()
+
+
+@pytest.mark.parametrize("backend", ["sqlite"])
+def test_every_connection_is_durable_checks_keys_and_waits(database):
+    with database.read() as session:
+        settings = {
+            name: session.execute(text(f"PRAGMA {name}")).scalar()
+            for name in ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
+        }
+    assert settings == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "busy_timeout": 10000}
+
+
+def test_a_write_is_committed_at_its_end(database):
+    with database.write() as session:
+        note(session, "hello")
+        assert notes(database) == []  # another connection
+    assert notes(database) == ["hello"]
+
+
+def test_a_write_that_raises_is_rolled_back(database):
+    with pytest.raises(ZeroDivisionError), database.write() as session:
+        note_and_fail(session)
+    assert notes(database) == []
+
+
+def test_a_savepoint_is_rolled_back_alone(database):
+    with database.write() as session:
+        note(session, "before")
+        with pytest.raises(ZeroDivisionError), session.begin_nested():
+            note_and_fail(session)
+        note(session, "after")
+    assert notes(database) == ["before", "after"]
+
+
+def test_reading_leaves_no_trace(database):
+    with database.read() as session:
+        note(session, "hello")
+    assert notes(database) == []
+
+
+def test_rows_that_point_nowhere_are_refused(database):
+    with pytest.raises(IntegrityError), database.write() as session:
+        session.add(Telemetry(device_id="nobody", at=0.0, uptime=1.0, memory=1, spool=0))
+
+
+@pytest.mark.parametrize("at", [0.0, 1_700_000_000.123456, 4_102_444_800.5])
+def test_instants_come_back_to_the_microsecond(database, at):
+    with database.write() as session:
+        session.add(Event(at=at, kind="note", text=""))
+    with database.read() as session:
+        assert session.scalar(select(Event.at)) == pytest.approx(at, abs=1e-6)
+        assert session.scalar(select(func.count()).where(Event.at == at)) == 1
+
+
+def test_the_address_is_shown_without_its_password():
+    assert Database("postgresql+psycopg://shoal:secret@db/shoal").shown == "postgresql+psycopg://shoal:***@db/shoal"
+
+
+def test_a_database_of_a_newer_shoal_is_refused(database):
+    with database.write() as session:
+        session.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(ShoalError, match="is of another version") as refused:
         database.upgrade()
-    assert "swordfish" not in caught.value.detail
+    assert refused.value.code == "database-unusable"
 
 
-def test_a_folder_that_is_no_file_gets_a_sentence(tmp_path):
-    database = Database(sqlite_url(tmp_path))
-    with pytest.raises(ShoalError, match="unable to open database file"):
-        database.upgrade()
+def test_a_file_that_is_no_database_is_refused(tmp_path):
+    path = tmp_path / "poem.db"
+    path.write_bytes(b"this is not a database" * 100)
+    with pytest.raises(ShoalError, match="cannot be used: file is not a database") as refused:
+        Database(sqlite_url(path)).upgrade()
+    assert refused.value.code == "database-unusable"
 
 
-def test_the_views_have_exactly_the_columns_that_are_promised(database):
-    found = inspect(database.engine)
-    assert set(found.get_view_names()) == set(views.metadata.tables)
-    for name, view in views.metadata.tables.items():
-        assert [column["name"] for column in found.get_columns(name)] == [column.name for column in view.columns]
+def test_a_folder_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(ShoalError, match="cannot be used: unable to open database file"):
+        Database(sqlite_url(tmp_path / "missing" / "shoal.db")).upgrade()
 
 
-def test_every_column_of_every_view_can_be_read_as_what_it_is(filled):
-    with filled.read() as session:
-        for view in views.metadata.tables.values():
-            for row in session.execute(select(view)).mappings():
-                for column in view.columns:
-                    value = row[column.name]
-                    assert value is None or isinstance(value, KINDS[type(column.type)]), (view.name, column.name, value)
-                    if isinstance(column.type, Instant) and value is not None:
-                        assert row[f"{column.name}_s"] == pytest.approx(value, abs=1e-6)
-                        shown = datetime.fromtimestamp(value, UTC).isoformat(" ", "seconds")
-                        assert row[f"{column.name}_utc"] == shown.removesuffix("+00:00")
-
-
-def test_views_say_the_same_on_both_databases(new_database):
-    said = []
-    for backend in BACKENDS:
-        database = Database(new_database(backend))
-        Fleet().write(database)
-        with database.read() as session:
-            said.append({name: rounded(session.execute(select(view))) for name, view in views.metadata.tables.items()})
-        database.close()
-    assert said[0] == said[1]
-    assert all(len(rows) >= 3 for rows in said[0].values())
+@pytest.mark.parametrize("backend", ["sqlite"])
+def test_the_files_are_plain_sqlite(database, path):
+    with database.write() as session:
+        note(session, "hello")
+    database.close()
+    with sqlite3.connect(path) as other:
+        assert other.execute("SELECT text FROM event").fetchall() == [("hello",)]
+        assert other.execute("PRAGMA integrity_check").fetchone() == ("ok",)

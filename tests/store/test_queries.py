@@ -65,24 +65,58 @@ def fresh(backend, new_database):
 
 
 def beat(**told):
-    return {"assignment": None, "step": None, "temperature": 50.0, "memory": 1000, "memory_free": 400,
-            "disk_free": 10**10, "training": 30.0, "since": 120.0, **told}  # fmt: skip
+    return {
+        "assignment": None,
+        "step": None,
+        "temperature": 50.0,
+        "memory": 1000,
+        "memory_free": 400,
+        "disk_free": 10**10,
+        "training": 30.0,
+        "since": 120.0,
+        **told,
+    }
 
 
 def _write(session):
     session.add(Model(id=1, name="mlp", spec_sha256="a" * 64, spec={}, created_at=T0))
     session.flush()
     for id, recipe, state, at in (("r1", "fedbuff", "running", T0), ("r2", "whale-fl", "paused", T0 + 100)):
-        session.add(Run(id=id, model_id=1, recipe="x = 1\n", recipe_name=recipe, seed=1, target=0.9, state=state,
-                        version=4, created_at=at))  # fmt: skip
+        session.add(
+            Run(
+                id=id,
+                model_id=1,
+                recipe="x = 1\n",
+                recipe_name=recipe,
+                seed=1,
+                target=0.9,
+                state=state,
+                version=4,
+                created_at=at,
+            )
+        )
     for id, group, status, since, told in (
         ("pico", "kitchen", "training", NOW - 5, beat(assignment="a5", step=7, temperature=81.0)),
         ("tre", "kitchen", "offline", NOW - 200, beat(temperature=None, disk_free=1000)),
         ("cinque", "cellar", "new", T0, None),
     ):
-        session.add(Device(id=f"id-{id}", name=id, group=group, capability={"cores": 4}, enrolled_at=T0, status=status,
-                           status_at=since, last_seen_at=None if told is None else since, agent="0.1", runtime="tflite",
-                           samples=10, assignment_id="a5" if id == "pico" else None, telemetry=told))  # fmt: skip
+        session.add(
+            Device(
+                id=f"id-{id}",
+                name=id,
+                group=group,
+                capability={"cores": 4},
+                enrolled_at=T0,
+                status=status,
+                status_at=since,
+                last_seen_at=None if told is None else since,
+                agent="0.1",
+                runtime="tflite",
+                samples=10,
+                assignment_id="a5" if id == "pico" else None,
+                telemetry=told,
+            )
+        )
     session.flush()
     # assignment, device, width, state, taken, closed
     for id, device, width, state, taken, closed in (
@@ -92,39 +126,99 @@ def _write(session):
         ("a4", "tre", 0.25, "expired", 60, 300),
         ("a5", "pico", 0.5, "taken", 590, None),
     ):
-        session.add(Assignment(id=id, run_id="r1", device_id=f"id-{device}", kind="train", version=1, width=width,
-                               plan={"steps": 20}, explanation={"heterofl": {"group": "kitchen", "width": width}},
-                               state=state, reason="no sign" if state == "expired" else "", artifact_sha256="b" * 64,
-                               weights_sha256="c" * 64, bytes_down=1000, offered_at=T0 + taken - 1, taken_at=T0 + taken,
-                               expires_at=T0 + 900, closed_at=None if closed is None else T0 + closed))  # fmt: skip
+        session.add(
+            Assignment(
+                id=id,
+                run_id="r1",
+                device_id=f"id-{device}",
+                kind="train",
+                version=1,
+                width=width,
+                plan={"steps": 20},
+                explanation={"heterofl": {"group": "kitchen", "width": width}},
+                state=state,
+                reason="no sign" if state == "expired" else "",
+                artifact_sha256="b" * 64,
+                weights_sha256="c" * 64,
+                bytes_down=1000,
+                offered_at=T0 + taken - 1,
+                taken_at=T0 + taken,
+                expires_at=T0 + 900,
+                closed_at=None if closed is None else T0 + closed,
+            )
+        )
     session.flush()
     # assignment, device, outcome, staleness, width, bytes, at
-    for id, (assignment, device, outcome, staleness, width, up, at) in enumerate((
-        ("a1", "pico", "applied", 0, 1.0, 100, 20),
-        ("a2", "tre", "applied", 2, 0.5, 50, 40),
-        ("a3", "pico", "stale", 9, 1.0, 100, 50),
-        ("a4", "tre", "refused", None, 0.25, 25, 320),
-    ), start=1):  # fmt: skip
-        session.add(Update(id=id, assignment_id=assignment, commit=1, run_id="r1", device_id=f"id-{device}",
-                           base_version=1, applied_version=id + 1 if outcome == "applied" else None,
-                           staleness=staleness, width=width,
-                           weight=None, samples=10, steps=20, loss=1 / id, accuracy=0.5, norm=1.0, bytes_up=up,
-                           bytes_down=1000, seconds_download=0.1, seconds_train=5.0, seconds_upload=None,
-                           outcome=outcome, reason="not finite" if outcome == "refused" else "", sha256="d" * 64,
-                           segment=1, offset=0,
-                           at=T0 + at))  # fmt: skip
+    for id, (assignment, device, outcome, staleness, width, up, at) in enumerate(
+        (
+            ("a1", "pico", "applied", 0, 1.0, 100, 20),
+            ("a2", "tre", "applied", 2, 0.5, 50, 40),
+            ("a3", "pico", "stale", 9, 1.0, 100, 50),
+            ("a4", "tre", "refused", None, 0.25, 25, 320),
+        ),
+        start=1,
+    ):
+        session.add(
+            Update(
+                id=id,
+                assignment_id=assignment,
+                commit=1,
+                run_id="r1",
+                device_id=f"id-{device}",
+                base_version=1,
+                applied_version=id + 1 if outcome == "applied" else None,
+                staleness=staleness,
+                width=width,
+                weight=None,
+                samples=10,
+                steps=20,
+                loss=1 / id,
+                accuracy=0.5,
+                norm=1.0,
+                bytes_up=up,
+                bytes_down=1000,
+                seconds_download=0.1,
+                seconds_train=5.0,
+                seconds_upload=None,
+                outcome=outcome,
+                reason="not finite" if outcome == "refused" else "",
+                sha256="d" * 64,
+                segment=1,
+                offset=0,
+                at=T0 + at,
+            )
+        )
     for version, at, accuracy in ((0, 0, 0.1), (2, 20, 0.6), (3, 40, 0.5)):
         session.add(ModelVersion(run_id="r1", version=version, sha256="e" * 64, step_norm=1, updates=1, at=T0 + at))
         session.add(Metric(run_id="r1", version=version, name="accuracy", value=accuracy, at=T0 + at + 3))
         session.add(Metric(run_id="r1", version=version, name="loss", value=1 - accuracy, at=T0 + at + 3))
     for seconds, temperature in ((0, 40.0), (10, 50.0), (100, None), (110, 60.0)):
-        session.add(Telemetry(device_id="id-pico", at=T0 + seconds, uptime=1, load=0.5, temperature=temperature,
-                              memory=1000, memory_free=500, disk_free=None, spool=0))  # fmt: skip
+        session.add(
+            Telemetry(
+                device_id="id-pico",
+                at=T0 + seconds,
+                uptime=1,
+                load=0.5,
+                temperature=temperature,
+                memory=1000,
+                memory_free=500,
+                disk_free=None,
+                spool=0,
+            )
+        )
     session.add(StatusChange(device_id="id-tre", old="idle", new="offline", reason="no sign for 120 s", at=NOW - 200))
     session.add(StatusChange(device_id="id-tre", old="new", new="idle", reason="heard", at=T0))
     for seq, run, device in ((1, "r1", None), (2, "r2", None), (3, None, "id-tre")):
-        session.add(Event(seq=seq, at=T0 + 100 * seq, kind="run-paused" if run == "r2" else "note", run_id=run,
-                          device_id=device, text=f"event {seq}"))  # fmt: skip
+        session.add(
+            Event(
+                seq=seq,
+                at=T0 + 100 * seq,
+                kind="run-paused" if run == "r2" else "note",
+                run_id=run,
+                device_id=device,
+                text=f"event {seq}",
+            )
+        )
 
 
 def names(page):
@@ -145,8 +239,21 @@ def test_a_device_row_tells_its_status_its_work_and_what_its_updates_came_to(ses
 def test_a_device_that_was_never_heard_is_unknown_in_everything(session):
     cinque = queries.devices(session, DeviceFilter(status="new"), Order("name")).rows[0]
 
-    unknown = ("last_seen", "assignment", "run", "version", "width", "step", "steps", "last_update", "temperature",
-               "memory", "memory_free", "disk_free", "training_share")  # fmt: skip
+    unknown = (
+        "last_seen",
+        "assignment",
+        "run",
+        "version",
+        "width",
+        "step",
+        "steps",
+        "last_update",
+        "temperature",
+        "memory",
+        "memory_free",
+        "disk_free",
+        "training_share",
+    )
     assert {name: getattr(cinque, name) for name in unknown} == dict.fromkeys(unknown)
     assert (cinque.updates, cinque.applied, cinque.flags) == (0, 0, ())
 

@@ -90,9 +90,7 @@ class DeviceFilter:
             found.append(Device.group == self.group)
         if self.flag:
             if self.flag not in FLAGS:
-                raise ShoalError(
-                    "bad-request", f"flag is {self.flag[:40]!r}, expected one of {', '.join(FLAGS)}"
-                )
+                raise ShoalError("bad-request", f"flag is {self.flag[:40]!r}, expected one of {', '.join(FLAGS)}")
             found.append(FLAGS[self.flag])
         if self.text:
             columns = (Device.name, Device.id, Device.group, Device.agent, Device.runtime)
@@ -208,9 +206,7 @@ def device(session: Session, id: str) -> DeviceDetail:
 
 def groups(session: Session) -> tuple[str, ...]:
     """The names of all groups that have a device, without the empty one."""
-    return tuple(
-        session.scalars(select(Device.group).where(Device.group != "").distinct().order_by(Device.group))
-    )
+    return tuple(session.scalars(select(Device.group).where(Device.group != "").distinct().order_by(Device.group)))
 
 
 def status_counts(session: Session) -> dict[str, int]:
@@ -254,17 +250,13 @@ def telemetry(
         .order_by(place)
     )
     return tuple(
-        TelemetryPoint(
-            float(origin + index * seconds), *(None if value is None else float(value) for value in values)
-        )
+        TelemetryPoint(float(origin + index * seconds), *(None if value is None else float(value) for value in values))
         for index, *values in session.execute(query)
     )
 
 
 def _with_assignment() -> Select[*tuple[Any, ...]]:
-    return select(Device, Assignment).outerjoin(
-        Assignment, (Assignment.id == Device.assignment_id) & _is_open
-    )
+    return select(Device, Assignment).outerjoin(Assignment, (Assignment.id == Device.assignment_id) & _is_open)
 
 
 def _rows(session: Session, found: Sequence[Row[*tuple[Any, ...]]]) -> tuple[DeviceRow, ...]:

@@ -60,9 +60,7 @@ class UpdateFilter:
 
     def conditions(self) -> list[ColumnElement[bool]]:
         if self.outcome and self.outcome not in OUTCOMES:
-            raise ShoalError(
-                "bad-request", f"outcome is {self.outcome[:40]!r}, expected one of {', '.join(OUTCOMES)}"
-            )
+            raise ShoalError("bad-request", f"outcome is {self.outcome[:40]!r}, expected one of {', '.join(OUTCOMES)}")
         found: list[ColumnElement[bool]] = []
         if self.run:
             found.append(Update.run_id == self.run)
@@ -125,13 +123,7 @@ def updates(session: Session, wanted: UpdateFilter, order: Order) -> Page[Update
     """One page of the updates that pass the filter."""
     conditions = wanted.conditions()
     total = session.scalar(select(func.count()).select_from(Update).where(*conditions)) or 0
-    query = (
-        _updates()
-        .where(*conditions)
-        .order_by(*order.by(SORTS, Update.id))
-        .limit(order.size)
-        .offset(order.offset)
-    )
+    query = _updates().where(*conditions).order_by(*order.by(SORTS, Update.id)).limit(order.size).offset(order.offset)
     return Page(tuple(_update(row) for row in session.execute(query)), total, order)
 
 

@@ -61,9 +61,7 @@ class Overview:
 def overview(session: Session, now: float) -> Overview:
     """The fleet at a glance."""
     statuses = status_counts(session)
-    working = select(func.count(Assignment.device_id.distinct())).where(
-        Assignment.state.in_(("offered", "taken"))
-    )
+    working = select(func.count(Assignment.device_id.distinct())).where(Assignment.state.in_(("offered", "taken")))
     running = runs(session, Order("created", descending=True, size=20), now, state="running").rows
     newest = session.execute(
         select(Metric.value, Metric.run_id, Metric.at)
@@ -91,9 +89,7 @@ def throughput(session: Session, now: float, minutes: int = 60) -> tuple[int, ..
     origin = now - now % 60 - 60 * (minutes - 1)
     place = slot(Update.at, origin, 60)
     counts = dict(
-        session.execute(
-            select(place, func.count()).where(Update.at >= origin, Update.at <= now).group_by(place)
-        ).all()
+        session.execute(select(place, func.count()).where(Update.at >= origin, Update.at <= now).group_by(place)).all()
     )
     return tuple(counts.get(minute, 0) for minute in range(minutes))
 
@@ -108,13 +104,7 @@ def cursor(session: Session, *, telemetry: bool = False) -> str:
 
 
 def _newest_run() -> Any:
-    return (
-        select(Metric.run_id)
-        .where(Metric.name == "accuracy")
-        .order_by(Metric.at.desc())
-        .limit(1)
-        .scalar_subquery()
-    )
+    return select(Metric.run_id).where(Metric.name == "accuracy").order_by(Metric.at.desc()).limit(1).scalar_subquery()
 
 
 def _attention(session: Session, running: tuple[RunRow, ...], now: float) -> tuple[Attention, ...]:
@@ -138,11 +128,7 @@ def _with_status(session: Session, status: str) -> Attention:
         .limit(1)
         .scalar_subquery()
     )
-    query = (
-        select(Device.id, Device.name, Device.status_at, reason)
-        .where(condition)
-        .order_by(Device.status_at.desc())
-    )
+    query = select(Device.id, Device.name, Device.status_at, reason).where(condition).order_by(Device.status_at.desc())
     return _cases(session, status, condition, query)
 
 
@@ -155,9 +141,7 @@ def _flagged(session: Session, flag: str) -> Attention:
     return _cases(session, flag, condition, query)
 
 
-def _cases(
-    session: Session, kind: str, condition: ColumnElement[bool], query: Select[*tuple[Any, ...]]
-) -> Attention:
+def _cases(session: Session, kind: str, condition: ColumnElement[bool], query: Select[*tuple[Any, ...]]) -> Attention:
     count = session.scalar(select(func.count()).select_from(Device).where(condition)) or 0
     rows = session.execute(query.limit(EXAMPLES)) if count else ()
     return Attention(
@@ -188,8 +172,7 @@ def _refused(session: Session, since: float) -> Attention:
         "refused",
         count,
         tuple(
-            Case(id, name, at, f"{times} × {reason}" if times > 1 else reason)
-            for id, name, at, reason, times in rows
+            Case(id, name, at, f"{times} × {reason}" if times > 1 else reason) for id, name, at, reason, times in rows
         ),
     )
 
@@ -197,7 +180,5 @@ def _refused(session: Session, since: float) -> Attention:
 def _idle_runs(running: tuple[RunRow, ...], now: float) -> Attention:
     """Running runs that no device works for, given a minute to find some."""
     idle = [run for run in running if not run.active and now - run.created_at > 60]
-    cases = tuple(
-        Case(run.id, run.id, run.created_at, "no device has work of this run") for run in idle[:EXAMPLES]
-    )
+    cases = tuple(Case(run.id, run.id, run.created_at, "no device has work of this run") for run in idle[:EXAMPLES])
     return Attention("idle-run", len(idle), cases)

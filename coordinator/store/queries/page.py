@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeVar
 
 from attrs import frozen
-from sqlalchemy import ColumnElement, Integer, cast, extract
+from sqlalchemy import Column, ColumnElement, Integer, cast, extract, literal_column
 from sqlalchemy.orm import InstrumentedAttribute
 
 from coordinator.errors import ShoalError
@@ -44,12 +44,12 @@ class Order:
     def by(self, columns: Columns, unique: ColumnElement[Any] | InstrumentedAttribute[Any]) -> list[Any]:
         """The ORDER BY terms. Unknown values come last either way; ``unique`` makes the order total."""
         if self.sort not in columns:
-            raise ShoalError(
-                "bad-request", f"sort is {self.sort[:40]!r}, expected one of {', '.join(columns)}"
-            )
+            raise ShoalError("bad-request", f"sort is {self.sort[:40]!r}, expected one of {', '.join(columns)}")
         column = columns[self.sort]
         direct: Callable[[Any], Any] = (lambda c: c.desc()) if self.descending else (lambda c: c.asc())
-        return [direct(column).nulls_last(), direct(unique)]
+        # An index serves the order only where nothing is said about unknown values.
+        term = direct(column) if _always_known(column, unique) else direct(column).nulls_last()
+        return [term, direct(unique)]
 
 
 @frozen
@@ -76,4 +76,12 @@ class Page(Generic[T]):
 
 def slot(moment: InstrumentedAttribute[Any], origin: float, seconds: int) -> ColumnElement[int]:
     """Which span of ``seconds`` a moment lies in, counted from 0 at ``origin`` (s since 1970)."""
-    return (cast(extract("epoch", moment), Integer) - int(origin)) // seconds
+    # Written out, not bound: PostgreSQL must recognise the same expression in SELECT and GROUP BY.
+    begin, length = (literal_column(str(int(number)), Integer) for number in (origin, seconds))
+    return (cast(extract("epoch", moment), Integer) - begin) // length
+
+
+def _always_known(column: Any, unique: Any) -> bool:
+    """Whether it is a column of the listed table itself, and never null there."""
+    column, own = getattr(column, "expression", column), unique.expression.table
+    return isinstance(column, Column) and column.table is own and not column.nullable

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from attrs import field, frozen
-from sqlalchemy import Row, Select, and_, func, literal, null, select, union_all
+from sqlalchemy import Integer, Row, Select, and_, cast, func, literal, null, select, union_all
 from sqlalchemy.orm import Session, aliased
 
 from coordinator.errors import ShoalError
@@ -93,6 +94,14 @@ class RunDetail:
 
 
 @frozen
+class RunBrief:
+    id: str
+    target: float | None
+    created_at: float
+    ended_at: float | None
+
+
+@frozen
 class CurvePoint:
     """An evaluated version, ``seconds`` after the start, with ``bytes_up`` received from all devices by then."""
 
@@ -144,36 +153,44 @@ def run(session: Session, id: str, now: float) -> RunDetail:
     """One run by its id; ShoalError not-found."""
     found = session.execute(_with_accuracy().where(Run.id == id)).one_or_none()
     if found is None:
-        raise ShoalError("not-found", f"There is no run {id[:80]!r}")
+        raise _no_run(id)
     entity: Run = found[0]
-    delays = staleness(session, id)
+    devices = session.scalar(select(func.count(Update.device_id.distinct())).where(Update.run_id == id))
+    # One pass over the run's updates, as these are many.
+    kinds = (Update.staleness, Update.outcome, Update.width)
     sums = session.execute(
-        select(
-            func.coalesce(func.sum(Update.bytes_up), 0),
-            func.coalesce(func.sum(Update.bytes_down), 0),
-            func.count(Update.device_id.distinct()),
-            func.max(Update.at),
-        ).where(Update.run_id == id)
-    ).one()
-    widths = session.execute(
-        select(Update.width, func.count())
+        select(*kinds, func.count(), func.sum(Update.bytes_up), func.sum(Update.bytes_down), func.max(Update.at))
         .where(Update.run_id == id)
-        .group_by(Update.width)
-        .order_by(Update.width)
-    )
+        .group_by(*kinds)
+    ).all()
+    delays, outcomes, widths = Staleness(), Counter[str](), Counter[float]()
+    for staleness, outcome, width, count, *_ in sums:
+        outcomes[outcome] += count
+        widths[width] += count
+        if staleness is not None:
+            kind = delays.counts.setdefault(staleness, {})
+            kind[outcome] = kind.get(outcome, 0) + count
     return RunDetail(
-        row=_rows(session, [found], now)[0],
+        row=_rows(session, [found], now, {id: outcomes})[0],
         recipe_text=entity.recipe,
         seed=entity.seed,
         dataset=entity.dataset,
-        devices=sums[2],
+        devices=devices or 0,
         staleness_p50=delays.percentile(0.5),
         staleness_p95=delays.percentile(0.95),
-        widths={width: int(count) for width, count in widths},
-        bytes_up=int(sums[0]),
-        bytes_down=int(sums[1]),
-        last_update=sums[3],
+        widths=dict(sorted(widths.items())),
+        bytes_up=sum(int(up) for *_, up, _, _ in sums),
+        bytes_down=sum(int(down) for *_, down, _ in sums),
+        last_update=max((at for *_, at in sums), default=None),
     )
+
+
+def run_brief(session: Session, id: str) -> RunBrief:
+    """What the charts of a run need to know of it; ShoalError not-found."""
+    found = session.execute(select(Run.target, Run.created_at, Run.ended_at).where(Run.id == id)).one_or_none()
+    if found is None:
+        raise _no_run(id)
+    return RunBrief(id, *found)
 
 
 def run_names(session: Session, limit: int = 200) -> tuple[str, ...]:
@@ -183,9 +200,7 @@ def run_names(session: Session, limit: int = 200) -> tuple[str, ...]:
 
 def curve(session: Session, run: str, after: int = -1) -> tuple[CurvePoint, ...]:
     """The evaluated versions newer than ``after``, oldest first."""
-    started = session.scalar(select(Run.created_at).where(Run.id == run))
-    if started is None:
-        raise ShoalError("not-found", f"There is no run {run[:80]!r}")
+    started = run_brief(session, run).created_at
     accuracy, loss = aliased(Metric), aliased(Metric)
     evaluated = (
         select(Metric.version, func.min(Metric.at).label("at"))
@@ -195,14 +210,12 @@ def curve(session: Session, run: str, after: int = -1) -> tuple[CurvePoint, ...]
     )
     moments = (
         select(evaluated.c.version, func.coalesce(ModelVersion.at, evaluated.c.at).label("at"))
-        .outerjoin(
-            ModelVersion, and_(ModelVersion.run_id == run, ModelVersion.version == evaluated.c.version)
-        )
+        .outerjoin(ModelVersion, and_(ModelVersion.run_id == run, ModelVersion.version == evaluated.c.version))
         .subquery()
     )
     # One sum along time over updates and versions together: linear, a sum per version would be quadratic.
     both = union_all(
-        select(Update.at.label("at"), null().label("version"), Update.bytes_up.label("bytes")).where(
+        select(Update.at.label("at"), cast(null(), Integer).label("version"), Update.bytes_up.label("bytes")).where(
             Update.run_id == run
         ),
         select(moments.c.at, moments.c.version, literal(0)),
@@ -257,6 +270,43 @@ def widths(session: Session, run: str, since: float, until: float, spans: int = 
     )
 
 
+def _no_run(id: str) -> ShoalError:
+    return ShoalError("not-found", f"There is no run {id[:80]!r}")
+
+
+def _outcomes(session: Session, ids: Sequence[str]) -> dict[str, dict[str, int]]:
+    """Updates of each run, counted by outcome."""
+    found: dict[str, dict[str, int]] = {id: {} for id in ids}
+    for id, outcome, count in session.execute(
+        select(Update.run_id, Update.outcome, func.count())
+        .where(Update.run_id.in_(ids))
+        .group_by(Update.run_id, Update.outcome)
+    ):
+        found[id][outcome] = int(count)
+    return found
+
+
+def _lately(session: Session, ids: Sequence[str], now: float) -> dict[str, int]:
+    query = select(Update.run_id, func.count()).where(Update.run_id.in_(ids), Update.at > now - RATE_SPAN)
+    return dict(session.execute(query.group_by(Update.run_id)).all())
+
+
+def _active(session: Session, ids: Sequence[str]) -> dict[str, int]:
+    """How many devices have work of each run."""
+    query = select(Assignment.run_id, func.count(Assignment.device_id.distinct())).where(
+        Assignment.run_id.in_(ids), Assignment.state.in_(("offered", "taken"))
+    )
+    return dict(session.execute(query.group_by(Assignment.run_id)).all())
+
+
+def _turned(session: Session, ids: Sequence[str]) -> dict[str | None, float]:
+    """When each run was paused or resumed last."""
+    query = select(Event.run_id, func.max(Event.at)).where(
+        Event.run_id.in_(ids), Event.kind.in_(("run-paused", "run-running"))
+    )
+    return dict(session.execute(query.group_by(Event.run_id)).all())
+
+
 def _is(metric: Any, run: str, name: str, version: Any) -> Any:
     return and_(metric.run_id == run, metric.name == name, metric.version == version)
 
@@ -271,37 +321,18 @@ def _with_accuracy() -> Select[*tuple[Any, ...]]:
     )
 
 
-def _rows(session: Session, found: Sequence[Row[*tuple[Any, ...]]], now: float) -> tuple[RunRow, ...]:
+def _rows(
+    session: Session,
+    found: Sequence[Row[*tuple[Any, ...]]],
+    now: float,
+    outcomes: Mapping[str, Mapping[str, int]] | None = None,
+) -> tuple[RunRow, ...]:
     """Rows of (run, its model's name, last accuracy, best accuracy), with what its updates came to."""
     ids = [run.id for run, *_ in found]
-    outcomes: dict[str, dict[str, int]] = {id: {} for id in ids}
-    for id, outcome, count in session.execute(
-        select(Update.run_id, Update.outcome, func.count())
-        .where(Update.run_id.in_(ids))
-        .group_by(Update.run_id, Update.outcome)
-    ):
-        outcomes[id][outcome] = int(count)
-    lately = dict(
-        session.execute(
-            select(Update.run_id, func.count())
-            .where(Update.run_id.in_(ids), Update.at > now - RATE_SPAN)
-            .group_by(Update.run_id)
-        ).all()
-    )
-    active = dict(
-        session.execute(
-            select(Assignment.run_id, func.count(Assignment.device_id.distinct()))
-            .where(Assignment.run_id.in_(ids), Assignment.state.in_(("offered", "taken")))
-            .group_by(Assignment.run_id)
-        ).all()
-    )
-    turned = dict(
-        session.execute(
-            select(Event.run_id, func.max(Event.at))
-            .where(Event.run_id.in_(ids), Event.kind.in_(("run-paused", "run-running")))
-            .group_by(Event.run_id)
-        ).all()
-    )
+    outcomes = _outcomes(session, ids) if outcomes is None else outcomes
+    lately = _lately(session, ids, now)
+    active = _active(session, ids)
+    turned = _turned(session, ids)
     return tuple(
         RunRow(
             id=run.id,
@@ -314,7 +345,7 @@ def _rows(session: Session, found: Sequence[Row[*tuple[Any, ...]]], now: float) 
             target=run.target,
             last_accuracy=last,
             best_accuracy=best,
-            outcomes=outcomes[run.id],
+            outcomes=dict(outcomes[run.id]),
             active=active.get(run.id, 0),
             per_minute=_per_minute(lately.get(run.id, 0), now - run.created_at),
             simulated=run.simulated,

@@ -105,10 +105,7 @@ def work(
     query = _with_update(Assignment).where(*conditions, Assignment.device_id.in_(names))
     found = session.execute(query.order_by(_begin.desc()).limit(MAX_BARS)).all()
     return Work(
-        tuple(
-            _bar(assignment, update, names[assignment.device_id], now)
-            for assignment, update in reversed(found)
-        ),
+        tuple(_bar(assignment, update, names[assignment.device_id], now) for assignment, update in reversed(found)),
         tuple(names.values()),
         total,
     )
@@ -116,12 +113,7 @@ def work(
 
 def workers(session: Session, run: str, since: float, until: float) -> int:
     """How many of the run's devices worked at any time from ``since`` until ``until``."""
-    return (
-        session.scalar(
-            select(func.count(Assignment.device_id.distinct())).where(*_between(run, since, until))
-        )
-        or 0
-    )
+    return session.scalar(select(func.count(Assignment.device_id.distinct())).where(*_between(run, since, until))) or 0
 
 
 def assignments(
@@ -160,10 +152,7 @@ def _between(run: str, since: float, until: float) -> list[ColumnElement[bool]]:
 def _with_update(*columns: Any) -> Select[*tuple[Any, ...]]:
     """Rows of (assignment, ..., its newest update or None)."""
     commits = (
-        select(func.max(Update.id))
-        .where(Update.assignment_id == Assignment.id)
-        .correlate(Assignment)
-        .scalar_subquery()
+        select(func.max(Update.id)).where(Update.assignment_id == Assignment.id).correlate(Assignment).scalar_subquery()
     )
     return select(*columns, _newest).select_from(Assignment).outerjoin(_newest, _newest.id == commits)
 
