@@ -25,7 +25,7 @@ class Settings:
     ``heartbeat`` is the seconds between a device's heartbeats; ``tls`` is ``auto`` (on for every address but
     loopback), ``on`` or ``off``; ``name`` is a host name that devices use to reach the coordinator. ``database_reader``
     is a URL whose role may only read, for questions in SQL. ``keep_telemetry`` is in hours, the others are in days: for
-    how long rows are kept (0: for ever).
+    how long rows are kept (0: for ever). ``open_metrics`` opens /metrics to everybody on this machine.
     """
 
     home: Path = field(factory=default_home, converter=Path)
@@ -37,6 +37,7 @@ class Settings:
     database_reader: str = ""
     heartbeat: float = 10.0
     tls: str = "auto"
+    open_metrics: bool = False
     keep_telemetry: float = 48.0
     keep_telemetry_5m: float = 30.0
     keep_events: float = 365.0
@@ -92,6 +93,13 @@ def _file(path: Path) -> dict[str, Any]:
         raise ShoalError("bad-request", f"The settings file {path} cannot be read: {error}") from error
 
 
+def _truth(value: Any) -> bool:
+    words = {"true": True, "false": False}
+    if str(value).lower() not in words:
+        raise ValueError(value)
+    return words[str(value).lower()]
+
+
 def _checked(values: Mapping[str, Any]) -> Settings:
     defaults = asdict(Settings())
     read: dict[str, Any] = {}
@@ -100,7 +108,7 @@ def _checked(values: Mapping[str, Any]) -> Settings:
             raise ShoalError("bad-request", f"There is no setting {name!r}, only {', '.join(sorted(defaults))}")
         kind = type(defaults[name]) if name != "home" else Path
         try:
-            read[name] = kind(value)
+            read[name] = _truth(value) if kind is bool else kind(value)
         except (TypeError, ValueError) as error:
             raise ShoalError("bad-request", f"Setting {name} is {value!r}, expected {kind.__name__}") from error
     settings = Settings(**read)
