@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
@@ -19,6 +20,7 @@ from coordinator.cli.output import duration, moment, table, time
 from coordinator.errors import ShoalError
 from coordinator.export import Sheet
 from coordinator.store import console, journal, queries, reports
+from coordinator.store import lineage as origins
 from coordinator.store.queries import EventRow, Order, UpdateFilter, UpdateRow
 
 _TIMES: Final = ("at", "offered_at", "taken_at", "closed_at")
@@ -158,6 +160,31 @@ def events(home: Path | None, limit: int, form: str, **span: Any) -> None:
     with opened(home) as database, database.read() as session:
         names = [one.name for one in fields(EventRow)] if form != "csv" else _SHOWN["events"]
         _print(Sheet.of(EventRow, journal.latest(session, journal.Span(**span), limit), names), form, _SHOWN["events"])
+
+
+@history.command
+@click.argument("run")
+@click.option("--version", type=click.IntRange(0), help="The newest, if none is given.")
+@click.option("--format", "form", type=click.Choice(["json"]), default="json", show_default=True)
+@home_option
+def lineage(home: Path | None, run: str, version: int | None, form: str) -> None:
+    """Where a version comes from: recipe, model and seed, every device, and every update of every version before.
+
+    \b
+    Example:
+      shoal history lineage digits-1 --version 12 > lineage.json
+    """
+    with opened(home) as database, database.read() as session:
+        origin = origins.origin(session, run, version)
+        click.echo(json.dumps(origin, ensure_ascii=False)[:-1], nl=False)
+        for name, rows in (("devices", origins.devices), ("versions", origins.versions)):
+            click.echo(f', "{name}": ', nl=False)
+            separator = "["
+            for row in rows(session, run, origin["version"]):
+                click.echo(separator + "\n " + json.dumps(row, ensure_ascii=False), nl=False)
+                separator = ","
+            click.echo("[]" if separator == "[" else "\n]", nl=False)
+        click.echo("}")
 
 
 def _last_updates(session: Session, wanted: UpdateFilter, limit: int) -> Iterable[UpdateRow]:
