@@ -12,6 +12,7 @@ from sqlalchemy import insert
 from sqlalchemy.orm import Session
 
 from coordinator.store import models
+from coordinator.store.copying import continue_sequences
 from coordinator.store.database import Database
 
 START: Final = 1_700_000_000.0
@@ -49,6 +50,7 @@ class Fleet:
                 self._insert(session, self._work(start, min(BATCH, self.updates - start)))
             for number in range(self.devices):
                 self._insert(session, self._life(number))
+            continue_sequences(session.connection())
 
     @property
     def end(self) -> float:

@@ -52,8 +52,8 @@ def binaries() -> Path | None:
 
 
 @contextmanager
-def cluster(programs: Path) -> Iterator[Cluster]:
-    """A cluster that is gone at the end. Durability is off: it has nothing to keep."""
+def cluster(programs: Path, *, durable: bool = False) -> Iterator[Cluster]:
+    """A cluster that is gone at the end. Durability is off, for it has nothing to keep, unless that is measured."""
     folder = Path(tempfile.mkdtemp(prefix="shoal-postgresql-", dir="/tmp"))
     as_user: dict[str, Any] = {"cwd": folder}
     if os.getuid() == 0:  # PostgreSQL refuses to be run by root
@@ -64,7 +64,9 @@ def cluster(programs: Path) -> Iterator[Cluster]:
     try:
         initialise = ["-D", data, "-U", "shoal", "-A", "trust", "-E", "UTF8", "--locale", "C.UTF-8", "--no-sync"]
         _run([programs / "initdb", *initialise], as_user)
-        told = f"-k {folder} -c listen_addresses= -c fsync=off -c full_page_writes=off -c synchronous_commit=off"
+        told = f"-k {folder} -c listen_addresses="
+        if not durable:
+            told += " -c fsync=off -c full_page_writes=off -c synchronous_commit=off"
         _run([programs / "pg_ctl", "-D", data, "-w", "-l", folder / "log", "-o", told, "start"], as_user)
         try:
             made = Cluster(folder)

@@ -44,7 +44,7 @@ def copy(source: Database, target: Database, progress: Callable[[str, int], None
             if (arrived := fingerprint(writing, table)) != sent[table.name]:
                 detail = f"Table {table.name} arrived as {arrived.rows} rows of {sent[table.name].rows}, or changed"
                 raise ShoalError("database-unusable", detail)
-        _continue_sequences(writing)
+        continue_sequences(writing)
     return sent
 
 
@@ -103,7 +103,7 @@ def _refuse_used(connection: Connection, target: Database) -> None:
             raise ShoalError("conflict", f"The target {target.shown} is in use: {table.name} has rows already")
 
 
-def _continue_sequences(connection: Connection) -> None:
+def continue_sequences(connection: Connection) -> None:
     """PostgreSQL counts keys by itself: go on behind the last."""
     if connection.dialect.name != "postgresql":
         return

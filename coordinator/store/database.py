@@ -95,7 +95,10 @@ def _engine(url: str, read_only: bool) -> Engine:
             told = ["-c timezone=UTC", *(["-c default_transaction_read_only=on"] if read_only else [])]
             known = given.query.get("options", ())
             options = " ".join([*([known] if isinstance(known, str) else known), *told])
-            return create_engine(given.update_query_dict({"options": options}), pool_pre_ping=True)
+            # As many connections as there are threads that answer requests, and some for the broker's.
+            return create_engine(
+                given.update_query_dict({"options": options}), pool_pre_ping=True, pool_size=8, max_overflow=16
+            )
     except ArgumentError as error:
         raise ShoalError("database-unusable", f"{url[:40]!r} is no URL of a database") from error
     except ModuleNotFoundError as error:

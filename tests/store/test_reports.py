@@ -140,4 +140,4 @@ def test_memory_does_not_grow_with_the_rows(form):
         return most
 
     peak(100)  # imports
-    assert peak(60_000) < 1.5 * peak(20_000)
+    assert peak(40_000) < 1.5 * peak(15_000)

@@ -22,6 +22,7 @@ from coordinator.store.models import (
 )
 from coordinator.store.retention import Keep, Retention
 from coordinator.store.segments import Segments
+from coordinator.training.steward import Steward
 from tests.conftest import BACKENDS
 from tests.store import killing
 
@@ -218,6 +219,31 @@ def test_a_task_that_fails_leaves_the_others_and_the_turn_alone(database, retent
     tend(retention, database, T0 + 366 * DAY)
     assert counts(database, Event) == [1]
     assert caplog.text.count("retention-failed task=_roll_up") == 1
+
+
+def test_the_steward_prunes_while_it_works(database, retention, segments, tmp_path):
+    with database.write() as session:
+        session.execute(Run.__table__.update().values(state="finished", ended_at=T0 + 100))
+        session.execute(insert(Event), [{"at": T0 + number, "kind": "x", "text": ""} for number in range(50)])
+        file = retention.blobs.put(b"first")
+        for seq, sha256 in ((1, file), (2, retention.blobs.put(b"last"))):
+            session.execute(insert(Snapshot).values(run_id="har-1", seq=seq, version=0, sha256=sha256, at=T0))
+    steward = Steward(
+        database,
+        retention.blobs,
+        segments,
+        heartbeat=10.0,
+        clock=lambda: T0 + 1000 * DAY,
+        send=lambda *_: None,
+        cut_off=lambda _: None,
+        retain=retention.tend,
+    )
+    steward.start()
+    while retention.blobs.path(file).exists() or counts(database, Event) != [1]:
+        assert steward.is_alive()
+        steward.write(lambda session: None)
+    steward.stop()
+    assert counts(database, Snapshot) == [1]
 
 
 def test_killed_while_pruning_a_slice_is_gone_or_there(database, tmp_path):
