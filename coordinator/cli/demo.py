@@ -192,12 +192,9 @@ def _watch(coordinator: Coordinator, run: str, agents: list[Agent], started: flo
                 shown = time.monotonic()
                 console.print(_line(now))
             if now.reached or time.monotonic() > deadline:
-                break
+                return now
             _check(agents)
             time.sleep(0.25)
-    time.sleep(2.2 if now.reached else 0)  # the last heartbeats carry the training shares
-    with coordinator.database.read() as session:
-        return report.read(session, run, started, time.time())
 
 
 def _line(now: report.Report) -> str:

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 
 import numpy as np
-from sqlalchemy import delete, insert, select
+from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from coordinator.compiler.compile import compile_model
@@ -164,7 +164,8 @@ class LiveRun:
         """Keep the engine's state after input ``seq``; the one before stays, older ones go."""
         sha256 = self._blobs.put(self.engine.snapshot(), durable=True)
         values = {"run_id": self.id, "seq": seq, "version": self.engine.core.version, "sha256": sha256, "at": now}
-        session.execute(insert(models.Snapshot).values(**values))
+        session.merge(models.Snapshot(**values))  # one of the same input may be there, unreadable
+        session.flush()
         kept = session.execute(
             select(models.Snapshot.seq, models.Snapshot.sha256)
             .where(models.Snapshot.run_id == self.id)
