@@ -46,6 +46,7 @@ run_summary = _view(
     """text: run_id model recipe state reason int: seed float: target int: version text: created_by at: created ended
     int: devices updates applied big: bytes_up bytes_down float: seconds_train best_accuracy last_accuracy""",
 )
+run_metric = _view("v_run_metric", "text: run_id int: version text: name float: value at: at float: seconds")
 run_progress = _view(
     "v_run_progress",
     """text: run_id int: version at: at float: seconds accuracy loss step_norm int: merged

@@ -98,6 +98,13 @@ LEFT JOIN (
 LEFT JOIN metric last ON last.run_id = r.id AND last.name = 'accuracy' AND last.version = best.version"""
 
 
+def _run_metric(q: type[_Sqlite] | type[_Postgresql]) -> str:
+    return f"""
+SELECT m.run_id, m.version, m.name, m.value, {_moment(q, "m.at")},
+  {q.seconds("m.at")} - {q.seconds("r.created_at")} AS seconds
+FROM metric m JOIN run r ON r.id = m.run_id"""
+
+
 def _run_progress(q: type[_Sqlite] | type[_Postgresql]) -> str:
     # One sum along time over updates and versions together is linear; a sum per version would be quadratic.
     return f"""
@@ -212,6 +219,7 @@ FROM telemetry_1h t LEFT JOIN device d ON d.id = t.device_id"""
 VIEWS = {
     "v_update_ledger": _update_ledger,
     "v_run_summary": _run_summary,
+    "v_run_metric": _run_metric,
     "v_run_progress": _run_progress,
     "v_device_contribution": _device_contribution,
     "v_device_availability": _device_availability,
