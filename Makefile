@@ -15,7 +15,7 @@ COVERED = protocol/* coordinator/training/engine.py coordinator/strategies/*
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check bench soak oracle clean moved
+.PHONY: help demo test check bench soak docs oracle clean moved
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*  ## \(.*\)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{printf "%-14s%s\n", $$1, $$2}'
@@ -42,6 +42,9 @@ bench: $(VENV)/installed-oracle  ## the measurements of docs/benchmarks.md; ONLY
 
 soak: $(VENV)/installed-dev  ## the long tests with their full counts
 	@SHOAL_SOAK=1 $(BIN)/python -m pytest -m soak $(ARGS)
+
+docs: $(VENV)/installed-dev  ## draw the diagram of docs/database.md anew, from the tables as they are
+	@$(BIN)/python -m coordinator.store.diagram docs/database.md
 
 oracle: $(VENV)/installed-oracle  ## add PyTorch, against which training graphs are tested and measured
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
@@ -13,7 +12,6 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO
 
 from attrs import evolve
 from cheroot.ssl.builtin import BuiltinSSLAdapter
@@ -29,11 +27,13 @@ from coordinator.broker.link import Link
 from coordinator.errors import ShoalError
 from coordinator.fleet import authority
 from coordinator.fleet.authority import TlsFiles
+from coordinator.home import claim
 from coordinator.services import Services
 from coordinator.settings import Settings
 from coordinator.store import registry
 from coordinator.store.blobs import Blobs
 from coordinator.store.database import Database
+from coordinator.store.retention import Keep, Retention
 from coordinator.store.segments import Segments
 from coordinator.training.steward import Steward
 
@@ -102,7 +102,7 @@ class Coordinator:
 
     def _start(self) -> None:
         home = self.settings.home
-        self._closing.enter_context(_lock(home))
+        self._closing.enter_context(claim(home))
         self.database.upgrade()
         self._closing.callback(self.database.close)
         tls = self._tls()
@@ -123,6 +123,7 @@ class Coordinator:
             clock=self._clock,
             send=lambda device, leaf, payload: links[0].send(device, leaf, payload),
             cut_off=broker.disconnect,
+            retain=Retention(_keep(self.settings), blobs, segments.folder).tend,
         )
         self.steward.recover()
         try:
@@ -187,19 +188,13 @@ class _Server(Server):
         log.log(min(level, logging.WARNING), "http %s", msg.strip(), exc_info=traceback)
 
 
-def _lock(home: Path) -> IO[str]:
-    """Only one coordinator may work in a home folder; the lock goes with the process."""
-    try:
-        home.mkdir(parents=True, exist_ok=True)
-        file = open(home / "lock", "a")  # noqa: SIM115 - held until the end
-    except OSError as error:
-        raise ShoalError("home-unusable", f"The home folder {home} cannot be written: {error.strerror}") from error
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        file.close()
-        raise ShoalError("home-unusable", f"Another coordinator is running in {home}") from error
-    return file
+def _keep(settings: Settings) -> Keep:
+    return Keep(
+        telemetry=settings.keep_telemetry * 3600,
+        telemetry_5m=settings.keep_telemetry_5m * 86_400,
+        events=settings.keep_events * 86_400,
+        inputs=settings.keep_inputs * 86_400,
+    )
 
 
 def _write_aside(path: Path, text: str) -> None:

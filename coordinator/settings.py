@@ -23,7 +23,9 @@ class Settings:
     """``host`` and ``port`` are where the pages and the API are; ``mqtt_port`` is the broker's (0: any free port).
 
     ``heartbeat`` is the seconds between a device's heartbeats; ``tls`` is ``auto`` (on for every address but
-    loopback), ``on`` or ``off``; ``name`` is a host name that devices use to reach the coordinator.
+    loopback), ``on`` or ``off``; ``name`` is a host name that devices use to reach the coordinator. ``database_reader``
+    is a URL whose role may only read, for questions in SQL. ``keep_telemetry`` is in hours, the others are in days: for
+    how long rows are kept (0: for ever). ``open_metrics`` opens /metrics to everybody on this machine.
     """
 
     home: Path = field(factory=default_home, converter=Path)
@@ -32,13 +34,23 @@ class Settings:
     mqtt_port: int = 8883
     name: str = ""
     database: str = ""
+    database_reader: str = ""
     heartbeat: float = 10.0
     tls: str = "auto"
+    open_metrics: bool = False
+    keep_telemetry: float = 48.0
+    keep_telemetry_5m: float = 30.0
+    keep_events: float = 365.0
+    keep_inputs: float = 0.0
     log_level: str = "info"
 
     @property
     def database_url(self) -> str:
         return self.database or sqlite_url(self.home / "shoal.db")
+
+    @property
+    def reader_url(self) -> str:
+        return self.database_reader or self.database_url
 
     @property
     def encrypted(self) -> bool:
@@ -81,6 +93,13 @@ def _file(path: Path) -> dict[str, Any]:
         raise ShoalError("bad-request", f"The settings file {path} cannot be read: {error}") from error
 
 
+def _truth(value: Any) -> bool:
+    words = {"true": True, "false": False}
+    if str(value).lower() not in words:
+        raise ValueError(value)
+    return words[str(value).lower()]
+
+
 def _checked(values: Mapping[str, Any]) -> Settings:
     defaults = asdict(Settings())
     read: dict[str, Any] = {}
@@ -89,7 +108,7 @@ def _checked(values: Mapping[str, Any]) -> Settings:
             raise ShoalError("bad-request", f"There is no setting {name!r}, only {', '.join(sorted(defaults))}")
         kind = type(defaults[name]) if name != "home" else Path
         try:
-            read[name] = kind(value)
+            read[name] = _truth(value) if kind is bool else kind(value)
         except (TypeError, ValueError) as error:
             raise ShoalError("bad-request", f"Setting {name} is {value!r}, expected {kind.__name__}") from error
     settings = Settings(**read)
@@ -100,4 +119,7 @@ def _checked(values: Mapping[str, Any]) -> Settings:
             raise ShoalError("bad-request", f"Setting {name} is {getattr(settings, name)}, expected 0 to 65535")
     if not 0.1 <= settings.heartbeat <= 86400:
         raise ShoalError("bad-request", f"Setting heartbeat is {settings.heartbeat}, expected 0.1 to 86400 seconds")
+    for name in ("keep_telemetry", "keep_telemetry_5m", "keep_events", "keep_inputs"):
+        if not 0 <= getattr(settings, name) <= 100_000:
+            raise ShoalError("bad-request", f"Setting {name} is {getattr(settings, name)}, expected 0 to 100000")
     return settings

@@ -13,11 +13,16 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 def lines(columns: Sequence[str], rows: Iterable[Any], times: Sequence[str] = ("at",)) -> Iterator[str]:
     """A header and one line per row object; ``times`` are columns in seconds since 1970, written as ISO 8601."""
+    return written(columns, ([cell(getattr(row, name), name in times) for name in columns] for row in rows))
+
+
+def written(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator[str]:
+    """A header and one line per row of cells, in pieces of some KiB."""
     buffer = io.StringIO()
     writer = csv.writer(buffer)
     writer.writerow(columns)
     for row in rows:
-        writer.writerow([cell(getattr(row, name), name in times) for name in columns])
+        writer.writerow(row)
         if buffer.tell() > 1 << 14:
             yield _taken(buffer)
     yield _taken(buffer)

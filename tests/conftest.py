@@ -1,8 +1,16 @@
 from __future__ import annotations
 
 import os
+import shutil
+from itertools import count
 
 import pytest
+
+from coordinator.settings import sqlite_url
+from coordinator.store.database import Database
+from tests import postgresql
+
+BACKENDS = ("sqlite", "postgresql")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -13,3 +21,42 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if soak:
         config.hook.pytest_deselected(items=soak)
         items[:] = [item for item in items if not item.get_closest_marker("soak")]
+
+
+@pytest.fixture(scope="session")
+def cluster():
+    """A PostgreSQL of the test run's own; in CI it has to be there."""
+    programs = postgresql.binaries()
+    if programs is None:
+        missing = "PostgreSQL is not installed (apt-get install postgresql)"
+        if os.environ.get("CI") == "true":
+            pytest.fail(missing)
+        pytest.skip(missing)
+    with postgresql.cluster(programs) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory):
+    """An empty SQLite file of the newest revision, to be copied."""
+    path = tmp_path_factory.mktemp("migrated") / "shoal.db"
+    database = Database(sqlite_url(path))
+    database.upgrade()
+    database.close()
+    return path
+
+
+@pytest.fixture(scope="session")
+def new_database(request, migrated, tmp_path_factory):
+    """``new_database(backend)`` makes an empty database, of the newest revision unless ``migrated=False``; its URL."""
+    numbers = count(1)
+
+    def make(backend: str, *, migrated: bool = True) -> str:
+        if backend == "postgresql":
+            return request.getfixturevalue("cluster").create(f"test{next(numbers)}", migrated=migrated)
+        path = tmp_path_factory.mktemp("database") / "shoal.db"
+        if migrated:
+            shutil.copy(request.getfixturevalue("migrated"), path)
+        return sqlite_url(path)
+
+    return make

@@ -8,7 +8,7 @@ from flask import Blueprint, Flask, request
 from werkzeug.routing import Map, Rule
 from werkzeug.wrappers import Response
 
-from coordinator.api import access, fleet, health, history, joining, problems, training
+from coordinator.api import access, fleet, health, history, joining, lists, metrics, problems, training
 from coordinator.api.endpoint import Endpoint, json_response
 from coordinator.api.openapi import document
 from coordinator.api.throttle import Throttle
@@ -24,6 +24,7 @@ ENDPOINTS: Final[tuple[Endpoint, ...]] = (
     *fleet.ENDPOINTS,
     *training.ENDPOINTS,
     *history.ENDPOINTS,
+    *lists.ENDPOINTS,
 )
 
 _METHODS: Final = ["GET", "POST", "PUT", "PATCH", "DELETE"]
@@ -44,6 +45,7 @@ def install(app: Flask) -> None:
     blueprint.add_url_rule("/<path:rest>", "nothing", _nothing, methods=_METHODS)
     blueprint.after_request(_harden)
     app.register_blueprint(blueprint)
+    metrics.install(app)
 
 
 def _harden(response: Response) -> Response:

@@ -18,10 +18,10 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "run": ("coordinator.cli.run:run", "Start, steer and look at trainings."),
     "device": ("coordinator.cli.device:device", "Look at devices, pause or revoke them."),
     "token": ("coordinator.cli.token:token", "Enrolment tokens: how devices join."),
-    "history": ("coordinator.cli.history:history", "Updates, assignments and events, read from the database."),
+    "history": ("coordinator.cli.history:history", "Ask the database what was: lists, files, SQL."),
     "model": ("coordinator.cli.model:model", "The models there are."),
     "recipe": ("coordinator.cli.recipe:recipe", "The recipes there are."),
-    "db": ("coordinator.cli.db:db", "Check and upgrade the database."),
+    "db": ("coordinator.cli.db:db", "Check, upgrade, back up, restore and move the database."),
 }
 """name: (module:attribute, what it is for). The sentence stands here so that ``--help`` need not import them all."""
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import click
-from sqlalchemy import URL, func, make_url, select
+from sqlalchemy import func, make_url, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
@@ -17,13 +17,15 @@ from coordinator import settings
 from coordinator.cli.client import home_option
 from coordinator.cli.output import facts, json_option, print_json
 from coordinator.errors import ShoalError
+from coordinator.home import claim
+from coordinator.store import archive, copying
 from coordinator.store.database import Database
 from coordinator.store.models import Base
 
 
 @click.group
 def db() -> None:
-    """Check and upgrade the database.
+    """Check, upgrade, back up, restore and move the database.
 
     \b
     Example:
@@ -86,26 +88,78 @@ def path(home: Path | None) -> None:
     click.echo(url.database if url.get_backend_name() == "sqlite" else url.render_as_string(hide_password=True))
 
 
+@db.command
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@home_option
+def backup(home: Path | None, file: Path) -> None:
+    """Write database, blobs, segments and the authority's files into FILE, a tar, also while the coordinator runs.
+
+    \b
+    Example:
+      shoal db backup /srv/backups/shoal-$(date +%F).tar
+    """
+    given = settings.load({"home": home})
+    with opened(home):
+        pass  # a sentence for one that is not there
+    made = archive.backup(given.home, given.database_url, file)
+    click.echo(f"{file} holds {sum(made.rows.values())} rows and {made.files} files of revision {made.revision}.")
+    if made.missing:
+        click.echo(f"{len(made.missing)} files that open work needs were gone, first {made.missing[0]}.", err=True)
+
+
+@db.command
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False, exists=True))
+@home_option
+def restore(home: Path | None, file: Path) -> None:
+    """Fill a home without a database from FILE, which `shoal db backup` wrote. The coordinator must not run.
+
+    \b
+    Example:
+      shoal db restore /srv/backups/shoal-2026-03-31.tar --home /srv/shoal
+    """
+    given = settings.load({"home": home})
+    with claim(given.home):
+        found = archive.restore(file, given.home, given.database_url)
+    rows = sum(found.rows.values())
+    click.echo(f"{given.home} has {rows} rows and {found.files} files of revision {found.revision}.")
+
+
+@db.command
+@click.option("--to", "target", required=True, help="URL of a database without rows.")
+@home_option
+def copy(home: Path | None, target: str) -> None:
+    """Copy every row into another database, e.g. from SQLite to PostgreSQL. The coordinator must not run.
+
+    \b
+    Example:
+      shoal db copy --to postgresql+psycopg://shoal@db.local/shoal
+    """
+    given = settings.load({"home": home})
+    into = Database(target)
+    try:
+        with claim(given.home), opened(home) as source:
+            sent = copying.copy(source, into, _progress)
+    finally:
+        into.close()
+    rows = sum(one.rows for one in sent.values())
+    click.echo(f"{into.shown} has all {rows} rows, with equal hashes. From now on: database = \"{into.shown}\"")
+
+
+def _progress(table: str, rows: int) -> None:
+    if sys.stderr.isatty():
+        click.echo(f"\r{table}: {rows} rows\033[K", nl=False, err=True)
+
+
 @contextmanager
 def opened(home: Path | None) -> Iterator[Database]:
     """The database for reading only, also while a coordinator writes to it; ShoalError database-unusable."""
-    database = Database(_read_only(settings.load({"home": home}).database_url))
+    database = Database(settings.load({"home": home}).database_url, read_only=True)
     try:
         yield database
     except DBAPIError as error:
         raise ShoalError("database-unusable", f"The database cannot be read: {error.orig}") from error
     finally:
         database.close()
-
-
-def _read_only(url: str) -> str:
-    given = make_url(url)
-    if given.get_backend_name() != "sqlite" or given.database is None:
-        return url
-    if not Path(given.database).is_file():
-        raise ShoalError("database-unusable", f"There is no database {given.database}: make it with `shoal db upgrade`")
-    uri = f"file:{quote(str(Path(given.database).absolute()))}"
-    return URL.create("sqlite", database=uri, query={"mode": "ro", "uri": "true"}).render_as_string()
 
 
 def _check(database: Database) -> dict[str, Any]:

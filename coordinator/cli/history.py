@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
 import click
-from attrs import asdict
+from attrs import fields
 from sqlalchemy.orm import Session
 
-from coordinator import spreadsheet
+from coordinator import export, settings
 from coordinator.cli.client import home_option
 from coordinator.cli.db import opened
-from coordinator.cli.output import moment, table, time
-from coordinator.store import journal, queries
-from coordinator.store.queries import Order, UpdateFilter, UpdateRow
+from coordinator.cli.output import duration, moment, table, time
+from coordinator.errors import ShoalError
+from coordinator.export import Sheet
+from coordinator.store import console, journal, queries, reports
+from coordinator.store import lineage as origins
+from coordinator.store.queries import EventRow, Order, UpdateFilter, UpdateRow
 
 _TIMES: Final = ("at", "offered_at", "taken_at", "closed_at")
 _SHOWN: Final = {
@@ -30,18 +34,18 @@ _PAGE: Final = 1000
 
 @click.group
 def history() -> None:
-    """Updates, assignments and events, read from the database.
+    """What was, read from the database: runs, devices, updates, assignments, decisions, events, or any question in SQL.
 
     \b
     Example:
       shoal history updates --outcome refused --since 2h
-      shoal history updates --limit 0 --format csv > updates.csv
+      shoal history updates --limit 0 --format parquet > updates.parquet
     """
 
 
 def _filters(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
-        click.option("--format", "form", type=click.Choice(["table", "csv", "json"]), default="table"),
+        _format_option,
         click.option("--limit", type=click.IntRange(0), default=50, show_default=True, help="The last ones; 0: all."),
         click.option("--until", type=time, help="2026-03-31, 2026-03-31T12:00 (UTC), or 2h (ago)."),
         click.option("--since", type=time, help="2026-03-31, 2026-03-31T12:00 (UTC), or 2h (ago)."),
@@ -51,6 +55,66 @@ def _filters(command: Callable[..., Any]) -> Callable[..., Any]:
     ):
         command = option(command)
     return command
+
+
+_format_option = click.option("--format", "form", type=click.Choice(["table", *export.FORMATS]), default="table")
+
+
+@history.command
+@_filters
+def runs(home: Path | None, **given: Any) -> None:
+    """Every run with what it came to: devices, updates, bytes, accuracy; oldest first.
+
+    \b
+    Example:
+      shoal history runs --since 30d
+    """
+    _report("runs", home, **given)
+
+
+@history.command
+@_filters
+def devices(home: Path | None, **given: Any) -> None:
+    """What every device gave to every run, and its share of it.
+
+    \b
+    Example:
+      shoal history devices --run digits-1 --limit 0 --format csv
+    """
+    _report("devices", home, **given)
+
+
+@history.command
+@_filters
+def decisions(home: Path | None, **given: Any) -> None:
+    """Every width that was decided, with what the policy looked at; oldest first.
+
+    \b
+    Example:
+      shoal history decisions --device pico --since 1d
+    """
+    _report("decisions", home, **given)
+
+
+@history.command
+@click.argument("statement")
+@click.option("--limit", type=click.IntRange(0), default=1000, show_default=True, help="At most so many rows; 0: all.")
+@click.option("--timeout", type=duration, default="30s", show_default=True, help="When to give up: 30s, 5m.")
+@_format_option
+@home_option
+def sql(home: Path | None, statement: str, limit: int, timeout: float, form: str) -> None:
+    """Any question, as one SELECT; docs/database.md has thirty. Nothing can be changed, and secrets are not shown.
+
+    \b
+    Example:
+      shoal history sql "SELECT device, share FROM v_device_contribution WHERE run_id = 'digits-1'"
+    """
+    given = settings.load({"home": home})
+    most = limit or 1 << 62
+    with console.ask(given.reader_url, statement, limit=most, seconds=timeout) as sheet:
+        count = _print(sheet, form)
+    if count == limit:
+        click.echo(f"These are the first {limit} rows: --limit gives more.", err=True)
 
 
 @history.command
@@ -65,7 +129,8 @@ def updates(home: Path | None, outcome: str | None, limit: int, form: str, **spa
     """
     wanted = UpdateFilter(outcome=outcome or "", **span)
     with opened(home) as database, database.read() as session:
-        _print("updates", queries.UPDATE_COLUMNS, _last_updates(session, wanted, limit), form)
+        names = [*queries.UPDATE_COLUMNS, "device_id"] if form == "json" else queries.UPDATE_COLUMNS
+        _print(Sheet.of(UpdateRow, _last_updates(session, wanted, limit), names), form, _SHOWN["updates"])
 
 
 @history.command
@@ -80,7 +145,7 @@ def assignments(home: Path | None, state: str | None, limit: int, form: str, **s
     """
     with opened(home) as database, database.read() as session:
         rows = journal.offers(session, journal.Span(**span), limit, state or "")
-        _print("assignments", journal.OFFER_COLUMNS, rows, form)
+        _print(Sheet.of(journal.OfferRow, rows, journal.OFFER_COLUMNS, _TIMES), form, _SHOWN["assignments"])
 
 
 @history.command
@@ -93,7 +158,33 @@ def events(home: Path | None, limit: int, form: str, **span: Any) -> None:
       shoal history events --since 1d --format json
     """
     with opened(home) as database, database.read() as session:
-        _print("events", _SHOWN["events"], journal.latest(session, journal.Span(**span), limit), form)
+        names = [one.name for one in fields(EventRow)] if form != "csv" else _SHOWN["events"]
+        _print(Sheet.of(EventRow, journal.latest(session, journal.Span(**span), limit), names), form, _SHOWN["events"])
+
+
+@history.command
+@click.argument("run")
+@click.option("--version", type=click.IntRange(0), help="The newest, if none is given.")
+@click.option("--format", "form", type=click.Choice(["json"]), default="json", show_default=True)
+@home_option
+def lineage(home: Path | None, run: str, version: int | None, form: str) -> None:
+    """Where a version comes from: recipe, model and seed, every device, and every update of every version before.
+
+    \b
+    Example:
+      shoal history lineage digits-1 --version 12 > lineage.json
+    """
+    with opened(home) as database, database.read() as session:
+        origin = origins.origin(session, run, version)
+        click.echo(json.dumps(origin, ensure_ascii=False)[:-1], nl=False)
+        for name, rows in (("devices", origins.devices), ("versions", origins.versions)):
+            click.echo(f', "{name}": ', nl=False)
+            separator = "["
+            for row in rows(session, run, origin["version"]):
+                click.echo(separator + "\n " + json.dumps(row, ensure_ascii=False), nl=False)
+                separator = ","
+            click.echo("[]" if separator == "[" else "\n]", nl=False)
+        click.echo("}")
 
 
 def _last_updates(session: Session, wanted: UpdateFilter, limit: int) -> Iterable[UpdateRow]:
@@ -109,25 +200,42 @@ def _newest_updates(session: Session, wanted: UpdateFilter) -> Iterator[UpdateRo
         page += 1
 
 
-def _print(kind: str, columns: Sequence[str], rows: Iterable[Any], form: str) -> None:
-    if form == "csv":
-        for lines in spreadsheet.lines(columns, rows, _TIMES):
-            click.echo(lines, nl=False)
-    elif form == "json":
-        _print_json(rows)
-    else:
-        shown = _SHOWN[kind]
-        table([name.replace("_", " ") for name in shown], [[_value(row, name) for name in shown] for row in rows])
+def _report(name: str, home: Path | None, limit: int, form: str, **given: Any) -> None:
+    report, wanted = reports.REPORTS[name], reports.Wanted(**given)
+    with opened(home) as database, database.read() as session:
+        sheet = reports.latest(session, report, wanted, limit) if limit else reports.rows(session, report, wanted)
+        _print(sheet, form, report.shown)
 
 
-def _print_json(rows: Iterable[Any]) -> None:
-    """An array with one row on each line, written as the rows come."""
-    click.echo("[", nl=False)
-    for place, row in enumerate(rows):
-        click.echo((",\n " if place else "\n ") + json.dumps(asdict(row), ensure_ascii=False), nl=False)
-    click.echo("\n]")
+def _print(sheet: Sheet, form: str, shown: Iterable[str] = ()) -> int:
+    """Write the rows as they come; returns how many there were. ``shown`` are the columns of a table (none: all)."""
+    counted = _Counted(sheet.rows)
+    sheet = Sheet(sheet.columns, counted)
+    if form == "table":
+        _table(sheet, list(shown) or list(sheet.names))
+        return counted.count
+    out = sys.stdout.buffer
+    if form in ("parquet", "arrow") and out.isatty():
+        raise ShoalError("bad-request", f"{form} is not for the eye: send it to a file with > history.{form}")
+    for part in export.check(form).write(sheet):
+        out.write(part)
+    out.flush()
+    return counted.count
 
 
-def _value(row: Any, name: str) -> Any:
-    value = getattr(row, name)
-    return moment(value) if name in _TIMES else value
+class _Counted:
+    def __init__(self, rows: Iterable[Any]) -> None:
+        self._rows = rows
+        self.count = 0
+
+    def __iter__(self) -> Iterator[Any]:
+        for row in self._rows:
+            self.count += 1
+            yield row
+
+
+def _table(sheet: Sheet, shown: list[str]) -> None:
+    places = [sheet.names.index(name) for name in shown]
+    times = {place for place in places if sheet.columns[place].kind == "time"}
+    heads = [name.replace("_", " ") for name in shown]
+    table(heads, [[moment(row[place]) if place in times else row[place] for place in places] for row in sheet.rows])

@@ -7,26 +7,32 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
-from sqlalchemy import Connection, create_engine, event, text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.orm import Session
 
 from coordinator.errors import ShoalError
 
 
 class Database:
-    """One database. ``read`` sessions may live on any thread; ``write`` belongs to the steward's alone."""
+    """One database. ``read`` sessions may live on any thread; ``write`` belongs to the steward's alone.
 
-    def __init__(self, url: str) -> None:
+    ``read_only``: nothing can be written through it, and looking at a SQLite file that is not there makes none.
+    ShoalError database-unusable for a URL that names no database of ours.
+    """
+
+    def __init__(self, url: str, *, read_only: bool = False) -> None:
         self.url = url
-        self.engine = create_engine(url, pool_pre_ping=not url.startswith("sqlite"))
+        self.read_only = read_only
+        self.engine = _engine(url, read_only)
         if self.engine.dialect.name == "sqlite":
-            event.listen(self.engine, "connect", _pragmas)
+            event.listen(self.engine, "connect", _look if read_only else _pragmas)
             event.listen(self.engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN"))
 
     @contextmanager
@@ -65,7 +71,7 @@ class Database:
     @property
     def shown(self) -> str:
         """The URL without its password."""
-        return self.engine.url.render_as_string(hide_password=True)
+        return make_url(self.url).render_as_string(hide_password=True)
 
     def close(self) -> None:
         self.engine.dispose()
@@ -78,11 +84,47 @@ def migrations() -> Path:
     return inside if inside.is_dir() else package.parent / "migrations"
 
 
+def _engine(url: str, read_only: bool) -> Engine:
+    try:
+        given = make_url(url)
+        kind = given.get_backend_name()
+        if kind == "sqlite":
+            return create_engine(_existing(given) if read_only else given)
+        if kind == "postgresql":
+            # UTC, or the same question would have another answer in another country.
+            told = ["-c timezone=UTC", *(["-c default_transaction_read_only=on"] if read_only else [])]
+            known = given.query.get("options", ())
+            options = " ".join([*([known] if isinstance(known, str) else known), *told])
+            # As many connections as there are threads that answer requests, and some for the broker's.
+            return create_engine(
+                given.update_query_dict({"options": options}), pool_pre_ping=True, pool_size=8, max_overflow=16
+            )
+    except ArgumentError as error:
+        raise ShoalError("database-unusable", f"{url[:40]!r} is no URL of a database") from error
+    except ModuleNotFoundError as error:
+        hint = "pip install 'shoal[postgresql]'" if error.name == "psycopg" else "postgresql+psycopg:// is supported"
+        raise ShoalError("database-unusable", f"The driver {error.name} is not installed: {hint}") from error
+    raise ShoalError("database-unusable", f"{kind} is not supported, expected sqlite:// or postgresql+psycopg://")
+
+
+def _existing(given: URL) -> URL:
+    """The URL of a SQLite file for looking only."""
+    path = Path(given.database or "")
+    if not path.is_file():
+        raise ShoalError("database-unusable", f"There is no database {path}: make it with `shoal db upgrade`")
+    return URL.create("sqlite", database=f"file:{quote(str(path.absolute()))}", query={"mode": "ro", "uri": "true"})
+
+
 def _config(connection: Connection) -> Config:
     config = Config()
     config.set_main_option("script_location", str(migrations()).replace("%", "%%"))
     config.attributes["connection"] = connection
     return config
+
+
+def _look(connection: Any, _: Any) -> None:
+    connection.isolation_level = None
+    connection.execute("PRAGMA busy_timeout=10000")
 
 
 def _pragmas(connection: Any, _: Any) -> None:

@@ -141,7 +141,35 @@ class Telemetry(Base):
     disk_free: Mapped[int | None] = mapped_column(BigInteger)
     spool: Mapped[int] = mapped_column(BigInteger)
 
-    __table_args__ = (Index(None, "device_id", "at"),)
+    __table_args__ = (Index(None, "device_id", "at"), Index(None, "at"))
+
+
+class _RolledUp:
+    """The heartbeats of one device in a span of time that begins at ``at``: means, or the worst where it says so."""
+
+    device_id: Mapped[str] = mapped_column(ForeignKey("device.id"), primary_key=True)
+    at: Mapped[float] = mapped_column(primary_key=True, index=True)
+    beats: Mapped[int]
+    uptime: Mapped[float] = mapped_column(Float)
+    load: Mapped[float | None] = mapped_column(Float)
+    temperature: Mapped[float | None] = mapped_column(Float)
+    temperature_max: Mapped[float | None] = mapped_column(Float)
+    memory: Mapped[int] = mapped_column(BigInteger)
+    memory_free_min: Mapped[int | None] = mapped_column(BigInteger)
+    disk_free_min: Mapped[int | None] = mapped_column(BigInteger)
+    spool_max: Mapped[int] = mapped_column(BigInteger)
+
+
+class Telemetry5m(_RolledUp, Base):
+    """Five minutes of heartbeats."""
+
+    __tablename__ = "telemetry_5m"
+
+
+class Telemetry1h(_RolledUp, Base):
+    """An hour of heartbeats."""
+
+    __tablename__ = "telemetry_1h"
 
 
 class Model(Base):
@@ -223,6 +251,7 @@ class Assignment(Base):
         Index(None, "run_id", "state"),
         Index(None, "run_id", "closed_at"),
         Index(None, "device_id", "offered_at"),
+        Index(None, "offered_at"),
     )
 
 
@@ -267,6 +296,8 @@ class Update(Base):
         Index(None, "run_id", "outcome"),
         Index(None, "run_id", "at"),
         Index(None, "device_id", "at"),
+        Index(None, "at"),
+        Index(None, "run_id", "applied_version"),
     )
 
 

@@ -10,7 +10,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
@@ -75,7 +75,8 @@ class _Done:
 
 class Steward(threading.Thread):
     """``clock`` gives seconds since 1970; ``send`` publishes (device, leaf, payload); ``cut_off`` ends a device's
-    sessions at the broker. Implements :class:`coordinator.services.Commands`."""
+    sessions at the broker; ``retain`` thins out what is old, a slice at a time, and returns what is to be done after
+    the commit. Implements :class:`coordinator.services.Commands`."""
 
     def __init__(
         self,
@@ -87,6 +88,7 @@ class Steward(threading.Thread):
         clock: Callable[[], float] = time.time,
         send: Callable[[str, str, bytes], None],
         cut_off: Callable[[str], object],
+        retain: Callable[[Session, float], Sequence[Callable[[], None]]] = lambda _session, _now: (),
     ) -> None:
         super().__init__(name="steward", daemon=True)
         self._database = database
@@ -94,6 +96,7 @@ class Steward(threading.Thread):
         self._heartbeat = heartbeat
         self._send = send
         self._cut_off = cut_off
+        self._retain = retain
         self._segments = segments
         self._queue: queue.Queue[_Heard | _Asked | None] = queue.Queue(WAITING)
         self._evaluator = Evaluator(self._measured)
@@ -254,6 +257,7 @@ class Steward(threading.Thread):
             self._looked = time.monotonic()
             self._runs.tick(turn)
             registry.watch(turn.session, turn.now, self._heartbeat)
+            turn.after += self._retain(turn.session, turn.now)
 
     def _leave(self, turn: Turn, batch: list[_Heard | _Asked], done: list[_Done]) -> None:
         """Committed: now the world may know. What fails here fails alone: the store is right already."""

@@ -14,16 +14,6 @@ from coordinator.store.database import Database
 from tests.coordinator.people import BOARDS, HEARTBEAT, OPERATORS, START, Clock, DirectCommands, request_of
 
 
-@pytest.fixture(scope="session")
-def migrated(tmp_path_factory):
-    """An empty database of the newest revision; copied for every test."""
-    path = tmp_path_factory.mktemp("migrated") / "shoal.db"
-    database = Database(sqlite_url(path))
-    database.upgrade()
-    database.close()
-    return path
-
-
 @pytest.fixture
 def home(tmp_path, migrated):
     shutil.copy(migrated, tmp_path / "shoal.db")
@@ -31,8 +21,14 @@ def home(tmp_path, migrated):
 
 
 @pytest.fixture
-def database(home):
-    database = Database(sqlite_url(home / "shoal.db"))
+def backend():
+    """Which database a test runs on; modules about what is stored ask for both."""
+    return "sqlite"
+
+
+@pytest.fixture
+def database(backend, home, new_database):
+    database = Database(sqlite_url(home / "shoal.db") if backend == "sqlite" else new_database(backend))
     yield database
     database.close()
 
@@ -45,7 +41,7 @@ def clock():
 @pytest.fixture
 def services(home, database, clock):
     return Services(
-        settings=Settings(home=home, heartbeat=HEARTBEAT, mqtt_port=1883),
+        settings=Settings(home=home, heartbeat=HEARTBEAT, mqtt_port=1883, database=database.url),
         database=database,
         commands=DirectCommands(database, clock),
         blobs=Blobs(home / "blobs"),

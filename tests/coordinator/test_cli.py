@@ -16,16 +16,20 @@ from contextlib import closing
 from datetime import UTC, datetime
 
 import click
+import pyarrow
 import pytest
 from attrs import evolve
 from cheroot.ssl.builtin import BuiltinSSLAdapter
 from cheroot.wsgi import Server
 from click.testing import CliRunner
 from flask import Flask, redirect
+from pyarrow import parquet
 
+from benchmarks.fleet import Fleet
 from coordinator import __version__, api, auth, operators
 from coordinator.cli import COMMANDS, main
 from coordinator.fleet.authority import establish
+from coordinator.home import claim
 from coordinator.store.models import Device
 from tests.coordinator.people import START, add_assignment, add_run, add_update
 
@@ -359,6 +363,49 @@ class TestHistory:
         assert len(text.splitlines()) > 8
 
 
+class TestAsking:
+    """Lists and SQL over a made-up fleet."""
+
+    @pytest.fixture(autouse=True)
+    def fleet(self, database):
+        Fleet(updates=60).write(database)
+
+    @pytest.mark.parametrize("name", ["runs", "devices", "decisions"])
+    def test_a_list_is_shown_and_written(self, shoal, name):
+        shown = shoal("history", name)
+        assert shown.exit_code == 0, shown.output
+        assert shown.output.splitlines()[0].startswith(("RUN ID", "OFFERED"))
+        rows = json.loads(shoal("history", name, "--run", "digits-1", "--limit", "0", "--format", "json").output)
+        assert {row["run_id"] for row in rows} == {"digits-1"}
+        assert json.loads(shoal("history", name, "--since", "1h", "--format", "json").output) == []
+        file = shoal("history", name, "--run", "digits-1", "--limit", "0", "--format", "parquet")
+        assert parquet.read_table(io.BytesIO(file.stdout_bytes)).num_rows == len(rows)
+
+    def test_updates_are_written_as_arrow(self, shoal):
+        file = shoal("history", "updates", "--limit", "3", "--format", "arrow")
+        table = pyarrow.ipc.open_stream(file.stdout_bytes).read_all()
+        assert (table.num_rows, str(table.schema.field("at").type)) == (3, "timestamp[us, tz=UTC]")
+
+    def test_a_question_in_sql(self, shoal):
+        said = shoal("history", "sql", "SELECT id, seed FROM run ORDER BY id", "--limit", "2")
+        assert said.stdout.split() == ["ID", "SEED", "digits-1", "0", "digits-2", "1"]
+        assert "the first 2 rows" in said.stderr
+        rows = json.loads(shoal("history", "sql", "SELECT count(*) AS n FROM device", "--format", "json").stdout)
+        assert rows == [{"n": 12}]
+
+    @pytest.mark.parametrize("statement", ["DROP TABLE run", "SELECT 1; SELECT 2", "SELECT * FROM credential"])
+    def test_a_statement_that_is_no_question_is_refused(self, shoal, statement):
+        said = shoal("history", "sql", statement)
+        assert said.exit_code == 1
+        assert "The statement" in said.stderr
+
+    def test_a_question_without_end_is_cut_off(self, shoal):
+        endless = "SELECT count(*) FROM assignment a, assignment b, assignment c, assignment d, assignment e"
+        said = shoal("history", "sql", endless, "--timeout", "0.3s")
+        assert said.exit_code == 1
+        assert "stopped after 0.3 s" in said.stderr
+
+
 class TestDatabase:
     def test_where_there_is_none_none_is_made_by_looking(self, shoal, tmp_path):
         empty = tmp_path / "empty"
@@ -370,12 +417,12 @@ class TestDatabase:
 
     def test_upgrade_makes_it_and_check_finds_it_well(self, shoal, tmp_path):
         new = str(tmp_path / "new folder #1")
-        assert "has revision 0001" in shoal("db", "upgrade", SHOAL_HOME=new).output
+        assert "has revision 0002" in shoal("db", "upgrade", SHOAL_HOME=new).output
         assert shoal("db", "path", SHOAL_HOME=new).output == f"{new}/shoal.db\n"
         checked = shoal("db", "check", "--json", SHOAL_HOME=new)
         assert checked.exit_code == 0, checked.output
         found = json.loads(checked.output)
-        assert (found["revision"], found["newest"], found["integrity"]) == ("0001", "0001", "ok")
+        assert (found["revision"], found["newest"], found["integrity"]) == ("0002", "0002", "ok")
         assert found["rows"]["device"] == 0
 
     def test_check_counts_rows(self, shoal, running):
@@ -397,6 +444,31 @@ class TestDatabase:
         said = shoal("db", "check", "--json")
         assert said.exit_code == 1
         assert (json.loads(said.output)["revision"], json.loads(said.output)["rows"]) == ("0000", {})
+
+    def test_a_home_is_backed_up_and_restored(self, shoal, running, home, tmp_path):
+        said = shoal("db", "backup", str(tmp_path / "shoal.tar"))
+        assert said.exit_code == 0, said.output
+        assert "of revision 0002" in said.output
+        new = str(tmp_path / "new")
+        assert shoal("db", "restore", str(tmp_path / "shoal.tar"), "--home", new).exit_code == 0
+        ids = [
+            json.loads(shoal("history", "updates", "--format", "json", "--home", place).output)[0]["id"]
+            for place in (str(home), new)
+        ]
+        assert ids == [1, 1]
+        again = shoal("db", "restore", str(tmp_path / "shoal.tar"), "--home", new)
+        assert again.exit_code == 1
+        assert "already: restore into another home" in again.stderr
+
+    def test_the_database_is_copied_to_another_while_no_coordinator_runs(self, shoal, running, home, new_database):
+        target = new_database("sqlite", migrated=False)
+        with claim(home):
+            said = shoal("db", "copy", "--to", target)
+            assert (said.exit_code, "Another coordinator is running" in said.stderr) == (1, True)
+        said = shoal("db", "copy", "--to", target)
+        assert "has all" in said.output
+        assert "with equal hashes" in said.output
+        assert "is in use" in shoal("db", "copy", "--to", target).stderr
 
     def test_a_file_that_is_no_database_is_told_as_such(self, shoal, home):
         (home / "shoal.db").write_bytes(b"not a database " * 100)

@@ -11,7 +11,13 @@ from coordinator.settings import Settings
 from coordinator.store import registry
 from coordinator.store.models import Credential, Device, EnrolmentToken, Event
 from protocol.topics import DEVICE_ID
+from tests.conftest import BACKENDS
 from tests.coordinator.people import HEARTBEAT, START, request_of, secret_of
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request):
+    return request.param
 
 
 @pytest.fixture

@@ -64,7 +64,7 @@ def test_bodies_are_described_with_their_defaults_and_nothing_else_is_allowed(do
 @pytest.mark.parametrize(
     "path",
     ["/devices", "/devices/pico", "/tokens", "/runs", "/runs/run-1", "/runs/run-1/metrics", "/updates", "/events",
-     "/models", "/recipes", "/recipes/fedbuff", "/status", "/healthz"],
+     "/models", "/recipes", "/recipes/fedbuff", "/status", "/healthz", "/history/updates"],
 )  # fmt: skip
 def test_answers_are_as_described(client, document, path, boards, bearer, services):
     with services.database.write() as session:
@@ -73,5 +73,6 @@ def test_answers_are_as_described(client, document, path, boards, bearer, servic
         add_update(session, "a-1", "pico", START)
     answer = client.get(f"/api/v1{path}", headers=bearer["vic"]).json
     template = path.replace("/pico", "/{device}").replace("/run-1", "/{run}").replace("/fedbuff", "/{recipe}")
+    template = template.replace("/history/updates", "/history/{name}")
     described = document["paths"][template]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
     OAS31Validator({**described, "components": document["components"]}).validate(answer)

@@ -8,7 +8,13 @@ from sqlalchemy import select
 from coordinator.errors import ShoalError
 from coordinator.store import registry
 from coordinator.store.models import Credential, Device, Event, StatusChange
+from tests.conftest import BACKENDS
 from tests.coordinator.people import HEARTBEAT, START, add_device, secret_of
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request):
+    return request.param
 
 
 @pytest.fixture
@@ -132,10 +138,14 @@ def test_a_whole_fleet_that_falls_silent_is_looked_at_in_portions(session):
     assert [len(registry.watch(session, START + 31, HEARTBEAT)) for _ in range(3)] == [500, 200, 0]
 
 
-def test_the_watch_reads_overdue_devices_by_the_index_on_their_deadline(session):
-    query = "EXPLAIN QUERY PLAN SELECT id FROM device WHERE deadline_at < '2026-01-01' ORDER BY deadline_at"
-    plan = session.connection().exec_driver_sql(query).all()
-    assert "ix_device_deadline_at" in plan[0][3]
+def test_the_watch_reads_overdue_devices_by_the_index_on_their_deadline(session, backend):
+    connection = session.connection()
+    if backend == "postgresql":  # it would rather scan a table that fits into one page
+        connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
+    explain = {"sqlite": "EXPLAIN QUERY PLAN", "postgresql": "EXPLAIN"}[backend]
+    query = "SELECT id FROM device WHERE deadline_at < '2026-01-01' ORDER BY deadline_at"
+    plan = connection.exec_driver_sql(f"{explain} {query}").all()
+    assert "ix_device_deadline_at" in str(plan)
 
 
 def test_pause_and_resume_are_told_in_the_journal(session, pico):

@@ -7,10 +7,16 @@ from sqlalchemy import select
 
 from coordinator.errors import ShoalError
 from coordinator.fleet import tokens
-from coordinator.store.models import EnrolmentToken, Event
+from coordinator.store.models import Base, EnrolmentToken, Event
+from tests.conftest import BACKENDS
 from tests.coordinator.people import START
 
 DAY = 86_400.0
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request):
+    return request.param
 
 
 @pytest.fixture
@@ -35,7 +41,8 @@ def test_a_token_names_itself_its_secret_and_the_authority(session):
 
 def test_the_secret_is_stored_nowhere(session):
     secret = tokens.create(session, START, by="ada").split(".")[2]
-    dump = "\n".join(session.connection().connection.driver_connection.iterdump())
+    session.flush()
+    dump = str([session.execute(select(table)).all() for table in Base.metadata.sorted_tables])
     assert secret not in dump
     assert "token-created" in dump
 

@@ -1,31 +1,25 @@
 from __future__ import annotations
 
-import shutil
-
 import pytest
 
-from coordinator.settings import sqlite_url
 from coordinator.store.database import Database
+from tests.conftest import BACKENDS
 
 
-@pytest.fixture(scope="session")
-def migrated(tmp_path_factory):
-    """An empty database of the newest revision."""
-    path = tmp_path_factory.mktemp("migrated") / "shoal.db"
-    database = Database(sqlite_url(path))
-    database.upgrade()
-    database.close()
-    return path
+@pytest.fixture(params=BACKENDS)
+def backend(request):
+    """Which database a test runs on: both, unless its module says otherwise."""
+    return request.param
 
 
 @pytest.fixture
-def path(tmp_path, migrated):
-    """A copy of it."""
-    return shutil.copy(migrated, tmp_path / "shoal.db")
+def path(database):
+    """The file of a SQLite database."""
+    return database.engine.url.database
 
 
 @pytest.fixture
-def database(path):
-    database = Database(sqlite_url(path))
+def database(backend, new_database):
+    database = Database(new_database(backend))
     yield database
     database.close()

@@ -50,6 +50,7 @@ def test_a_database_that_was_never_upgraded_has_no_revision(tmp_path):
     database.close()
 
 
+@pytest.mark.parametrize("backend", ["sqlite"])
 def test_every_connection_is_durable_checks_keys_and_waits(database):
     with database.read() as session:
         settings = {
@@ -126,6 +127,7 @@ def test_a_folder_that_is_not_there_is_refused(tmp_path):
         Database(sqlite_url(tmp_path / "missing" / "shoal.db")).upgrade()
 
 
+@pytest.mark.parametrize("backend", ["sqlite"])
 def test_the_files_are_plain_sqlite(database, path):
     with database.write() as session:
         note(session, "hello")

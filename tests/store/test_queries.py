@@ -9,7 +9,6 @@ from attrs import fields
 from sqlalchemy import event
 
 from coordinator.errors import ShoalError
-from coordinator.settings import sqlite_url
 from coordinator.store import queries
 from coordinator.store.database import Database
 from coordinator.store.models import (
@@ -26,15 +25,20 @@ from coordinator.store.models import (
     Update,
 )
 from coordinator.store.queries import DeviceFilter, Order, UpdateFilter
+from tests.conftest import BACKENDS
 
 T0 = 1_700_000_000.0
 NOW = T0 + 600
 
 
+@pytest.fixture(scope="module", params=BACKENDS)
+def backend(request):
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def session(tmp_path_factory):
-    database = Database(sqlite_url(tmp_path_factory.mktemp("queries") / "shoal.db"))
-    database.upgrade()
+def session(backend, new_database):
+    database = Database(new_database(backend))
     with database.write() as writing:
         _write(writing)
     with database.read() as reading:
@@ -43,19 +47,17 @@ def session(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def empty(tmp_path_factory):
-    database = Database(sqlite_url(tmp_path_factory.mktemp("queries") / "empty.db"))
-    database.upgrade()
+def empty(backend, new_database):
+    database = Database(new_database(backend))
     with database.read() as reading:
         yield reading
     database.close()
 
 
 @pytest.fixture
-def fresh(tmp_path):
+def fresh(backend, new_database):
     """A database of one's own, to write into."""
-    database = Database(sqlite_url(tmp_path / "shoal.db"))
-    database.upgrade()
+    database = Database(new_database(backend))
     with database.write() as writing:
         _write(writing)
     yield database
@@ -558,7 +560,7 @@ def test_the_cursor_moves_with_everything_the_pages_show(fresh):
 
     seen = [cursor()]
     for row in (
-        Event(at=NOW, kind="note", text="x"),
+        Event(seq=1000, at=NOW, kind="note", text="x"),
         Input(run_id="r1", kind="tick", body={}, at=NOW),
         StatusChange(device_id="id-pico", old="idle", new="training", reason="", at=NOW),
     ):

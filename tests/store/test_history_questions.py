@@ -1,0 +1,93 @@
+"""Every question of docs/database.md is asked of a made-up fleet, on both databases, and gets the same answer."""
+
+from __future__ import annotations
+
+import re
+import time
+from datetime import datetime
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from benchmarks.fleet import Fleet
+from coordinator.store import console
+from coordinator.store.database import Database
+from tests.conftest import BACKENDS
+
+PAGE = (Path(__file__).parents[2] / "docs" / "database.md").read_text()
+QUESTIONS = {
+    f"{number}. {asked}": sql.strip().rstrip(";")
+    for number, asked, sql in re.findall(r"^(\d+)\. ([^\n]+)\n\n```sql\n(.*?)```", PAGE, re.DOTALL | re.MULTILINE)
+}
+
+
+@pytest.fixture(scope="module")
+def fleets(new_database):
+    """The same fleet twice."""
+    made = [Database(new_database(backend)) for backend in BACKENDS]
+    for database in made:
+        Fleet().write(database)
+    yield made
+    for database in made:
+        database.close()
+
+
+def plain(value):
+    """A value as both databases would say it."""
+    if isinstance(value, Decimal | float):
+        return round(float(value), 6)
+    assert not isinstance(value, datetime), "a time that reads differently: ask for its _utc or _s"
+    return value
+
+
+def answer(database, sql):
+    with database.read() as session:
+        return [tuple(map(plain, row)) for row in session.execute(text(sql))]
+
+
+def test_there_are_thirty_questions():
+    assert [int(asked.partition(".")[0]) for asked in QUESTIONS] == list(range(1, 31))
+
+
+@pytest.mark.parametrize("asked", QUESTIONS)
+def test_a_question_has_one_answer(fleets, asked):
+    on_sqlite, on_postgresql = (answer(database, QUESTIONS[asked]) for database in fleets)
+    assert on_sqlite
+    assert on_sqlite == on_postgresql
+
+
+def test_the_console_takes_every_question(fleets):
+    for database in fleets:
+        for sql in QUESTIONS.values():
+            with console.ask(database.url, sql, limit=100, seconds=30) as sheet:
+                assert list(sheet.rows)
+
+
+def test_the_answers_can_be_counted_by_hand(fleets):
+    """Two of them against the ledger itself, read row by row."""
+    for database in fleets:
+        rows = answer(database, 'SELECT run_id, outcome, seconds_train, applied_version, device_id FROM "update"')
+        lost = sum(row[2] for row in rows if row[0] == "digits-1" and row[1] in ("stale", "refused", "expired"))
+        (found,) = (q for q in QUESTIONS if q.startswith("5. "))
+        said = {run: seconds for run, _, seconds in answer(database, QUESTIONS[found])}
+        assert said["digits-1"] == pytest.approx(lost, abs=0.06)
+        (found,) = (q for q in QUESTIONS if q.startswith("13. "))
+        merged = [row[4] for row in rows if row[0] == "digits-1" and row[3] == 3]
+        assert [row[0] for row in answer(database, QUESTIONS[found])] == merged
+        assert len(merged) == 4
+
+
+@pytest.mark.soak
+def test_every_question_is_answered_within_two_seconds_on_a_million_updates(new_database):
+    database = Database(new_database("sqlite"))
+    Fleet(devices=1000, updates=1_000_000).write(database)
+    slow = {}
+    for asked, sql in QUESTIONS.items():
+        began = time.perf_counter()
+        assert answer(database, sql)
+        slow[asked] = round(time.perf_counter() - began, 2)
+    database.close()
+    print(slow)
+    assert {asked: seconds for asked, seconds in slow.items() if seconds > 2} == {}
