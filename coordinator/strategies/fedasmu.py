@@ -29,6 +29,7 @@ class FedASMU(Stateless):
 
     kind: ClassVar[str] = "fedasmu"
     needs_base: ClassVar[bool] = True
+    synchronous: ClassVar[bool] = False
     mu: float = option(1.0, 0, 100)
     lambda_: float = option(1.0, 0, 100)
     sigma: float = option(0.5, 0, 3)

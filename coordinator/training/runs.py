@@ -138,7 +138,7 @@ class Runs:
             Ledger(turn.session, run, turn.now, self.heartbeat).evaluated(result)
 
     def tick(self, turn: Turn) -> None:
-        """Leases that have run out."""
+        """Leases that have run out, and what members wanted to be woken for."""
         for run in self.live.values():
             deadline = run.engine.deadline
             if deadline is not None and deadline <= turn.now:
