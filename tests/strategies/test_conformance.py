@@ -33,7 +33,7 @@ from tests.protocol.samples import QUICK, layouts
 
 from .scene import COSTS, LAYOUT, PLAN, context, contribution, device, model, report, vector
 
-AVERAGING = {"fedbuff"}
+AVERAGING = {"fedavg", "fedbuff"}
 """Rules whose step is a mean of updates; the others mix weights."""
 
 aggregators = pytest.mark.parametrize("aggregator", [cls() for cls in AGGREGATORS.values()], ids=list(AGGREGATORS))
