@@ -139,13 +139,19 @@ class LiveRun:
         return len(rows)
 
     def _restore(self, session: Session) -> int:
-        """Take the newest snapshot that can be read; returns its input's number. Without one, all inputs are left."""
-        mine = select(models.Snapshot.seq, models.Snapshot.sha256).where(models.Snapshot.run_id == self.id)
+        """Take the newest snapshot that can be read; returns its input's number. Without one, all inputs are left.
+
+        One that cannot be read goes, so that the next of the same input can take its place.
+        """
+        own = models.Snapshot.run_id == self.id
+        mine = select(models.Snapshot.seq, models.Snapshot.sha256).where(own)
         for seq, sha256 in session.execute(mine.order_by(models.Snapshot.seq.desc())).all():
             try:
                 self.engine.restore(self._blobs.get(sha256))
             except (ShoalError, ProtocolError) as error:
                 log.warning("snapshot-unusable run=%s seq=%d reason=%s", self.id, seq, error)
+                session.execute(delete(models.Snapshot).where(own, models.Snapshot.seq == seq))
+                self._blobs.remove(sha256)
             else:
                 return int(seq)
         return 0

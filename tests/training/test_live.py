@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 from sqlalchemy import delete, update
 
-from coordinator.errors import ShoalError
 from coordinator.store import models
 from coordinator.training import live
 from coordinator.training.live import costs
 from coordinator.training.runs import read_spec
+from protocol.messages import Retry
 from protocol.weights import digest
 
-from .house import FEDASMU, HALF, RECIPE, TOY, WHALE, Device
+from .house import FEDASMU, FEDAVG, HALF, RECIPE, SSP, START, TOY, WHALE, Device
 
-RECIPES = {"fedbuff": RECIPE, "fedasmu": FEDASMU, "whale": WHALE}
+RECIPES = {"fedbuff": RECIPE, "fedasmu": FEDASMU, "whale": WHALE, "ssp": SSP}
 recipes = pytest.mark.parametrize("recipe", list(RECIPES.values()), ids=list(RECIPES))
 ONE = RECIPE.replace("goal = 2", "goal = 1")
 
@@ -230,15 +230,43 @@ def test_runs_that_begin_alike_do_not_remove_each_others_snapshots(house, monkey
     assert sorted(house.engines()) == [one, two]
 
 
-def test_a_snapshot_that_is_damaged_is_noticed(house):
-    house.start_run()
+@pytest.mark.parametrize("length", [1, None], ids=["torn", "scrambled"])
+def test_a_snapshot_that_is_damaged_is_replaced(house, caplog, length):
+    run = house.start_run()
     (pi,) = house.enrol("pi")
     pi.work()
     house.close()
+    before = house.engines()[run].snapshot()
     (row,) = house.rows(models.Snapshot)
-    house.blobs.path(row.sha256).write_bytes(b"x")
-    with pytest.raises(ShoalError, match="is damaged on disk"):
-        house.open()
+    house.blobs.path(row.sha256).write_bytes(b"x" * (length or len(before)))
+    house.reopened()
+    assert "is damaged on disk" in caplog.text
+    assert house.engines()[run].snapshot() == before
+    house.reopened()
+    assert house.events("run-recovered")[-1].endswith("after replaying 0 inputs")
+    assert house.engines()[run].snapshot() == before
+    assert "turn-failed" not in caplog.text
+
+
+def test_an_open_round_and_its_time_limit_survive_a_crash(house, tmp_path):
+    run = house.start_run(FEDAVG)
+    a, b = house.enrol("a", "b")
+    work = a.check_in()
+    b.check_in()
+    a.deliver(work, 3.0)
+    after = house.crashed(tmp_path / "image")
+    assert after.engines()[run].core.wake_at == START + 30
+    assert isinstance(Device(after, "a").check_in(), Retry)
+    assert isinstance(a.check_in(), Retry)
+    house.clock.now += 30
+    for one in (house, after):
+        one.until(lambda one=one: one.row(models.Run).version == 1)
+    same(after.engines()[run], house.engines()[run])
+    assert house.row(models.Update).weight == 1.0
+    replayed = house.crashed(tmp_path / "later")
+    same(replayed.engines()[run], house.engines()[run])
+    replayed.close()
+    after.close()
 
 
 def test_runs_that_are_over_are_not_loaded(house):
