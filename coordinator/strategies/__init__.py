@@ -4,13 +4,30 @@ from __future__ import annotations
 
 from .clip import Clip
 from .fedasmu import FedASMU
+from .fedasync import FedAsync
+from .fedavg import Cohort, FedAvg
 from .fedbuff import FedBuff
 from .fixed import Fixed
 from .heterofl import HeteroFL
+from .ssp import Ssp
 from .whale_fl import WhaleFL
 
-AGGREGATORS = {cls.kind: cls for cls in (FedBuff, FedASMU)}
-POLICIES = {cls.kind: cls for cls in (Fixed, HeteroFL, WhaleFL)}
+AGGREGATORS = {cls.kind: cls for cls in (FedAvg, FedAsync, FedBuff, FedASMU)}
+POLICIES = {cls.kind: cls for cls in (Fixed, HeteroFL, WhaleFL, Cohort, Ssp)}
 TRANSFORMS = {cls.kind: cls for cls in (Clip,)}
 
-__all__ = ["AGGREGATORS", "POLICIES", "TRANSFORMS", "Clip", "FedASMU", "FedBuff", "Fixed", "HeteroFL", "WhaleFL"]
+__all__ = [
+    "AGGREGATORS",
+    "POLICIES",
+    "TRANSFORMS",
+    "Clip",
+    "Cohort",
+    "FedASMU",
+    "FedAsync",
+    "FedAvg",
+    "FedBuff",
+    "Fixed",
+    "HeteroFL",
+    "Ssp",
+    "WhaleFL",
+]

@@ -9,17 +9,19 @@ numbers, strings, tuples, dicts and float32 arrays, so that it can be stored and
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 from attrs import field, frozen
 
-from protocol.messages import Plan, Retry
+from protocol.messages import Plan
 from protocol.subnetwork import Layout, Region
 from protocol.weights import Weights
 
 Explanation = dict[str, float | int | str | None]
 Number = float | int
+Barrier = Literal["none", "bound", "rounds"]
+"""Whether a policy makes devices wait for each other: never, when they run too far ahead, or until a round is over."""
 
 
 @frozen
@@ -60,14 +62,23 @@ class DeviceView:
 
 
 @frozen
+class Retry:
+    """A policy has no work for a device now: it is to come back in ``seconds``."""
+
+    seconds: float
+    reason: str
+
+
+@frozen
 class Contribution:
     """An update as an aggregator sees it: ``difference`` over ``region``, cut tensors of the region's shapes.
 
     ``base`` is the full-size base for aggregators that need it, None for others. ``staleness`` ≥ 0 counts the
-    versions the model advanced since the base.
+    versions the model advanced since the base. ``samples`` counts what was trained on, with repetitions; how many the
+    device has stands in ``device``.
     """
 
-    device: str
+    device: DeviceView
     key: str
     difference: Weights
     region: Region
@@ -118,9 +129,18 @@ class Reported:
 
 @frozen
 class Expired:
-    """Event: a device's lease ran out before its update came."""
+    """Event: no update will come of an assignment of ``version``: its lease ran out, or the device lost it."""
 
     device: DeviceView
+    version: int
+
+
+@frozen
+class Refused:
+    """Event: what came of an assignment of ``version`` was not sound, and nothing is made of it."""
+
+    device: DeviceView
+    version: int
 
 
 @frozen
@@ -130,7 +150,37 @@ class Left:
     device: str
 
 
-MemberEvent = Reported | Expired | Left
+@frozen
+class Tick:
+    """Event: the time that a member asked to be woken at has come."""
+
+
+@frozen
+class Discarded:
+    """Event: the step that was proposed would have made the model not finite, and the version stays what it is."""
+
+
+MemberEvent = Reported | Expired | Refused | Left | Tick | Discarded
+
+
+@frozen
+class Propose:
+    """Effect: move the model now. For aggregators that do not wait for one more contribution."""
+
+    step: Step
+
+
+@frozen
+class WakeAt:
+    """Effect: send a :class:`Tick` at ``at`` (seconds since 1970), or a little later.
+
+    All members hear it, and only the earliest time is kept: whose time has not come yet asks again.
+    """
+
+    at: float
+
+
+MemberEffect = Propose | WakeAt
 
 
 class Member(Protocol):
@@ -139,15 +189,21 @@ class Member(Protocol):
     def init(self, model: Model) -> Any:
         """The state before the first event."""
 
-    def on(self, state: Any, event: MemberEvent, ctx: Context) -> Any:
-        """The state after an event."""
+    def on(self, state: Any, event: MemberEvent, ctx: Context) -> tuple[Any, list[MemberEffect]]:
+        """The state after an event, and what shall follow from it."""
 
 
 class Policy(Member, Protocol):
-    """Decides before training. ``writes`` names the fields of the plan that it sets."""
+    """Decides before training. ``writes`` names the fields of the plan that it sets.
+
+    A policy with a barrier counts whom it lets pass: it must be the first of its recipe and the only one of the kind.
+    """
 
     kind: ClassVar[str]
     writes: ClassVar[frozenset[str]]
+
+    @property
+    def barrier(self) -> Barrier: ...
 
     def shape(
         self, state: Any, plan: Plan, device: DeviceView, model: Model, ctx: Context
@@ -156,10 +212,14 @@ class Policy(Member, Protocol):
 
 
 class Aggregator(Member, Protocol):
-    """Takes contributions, and proposes a step now and then. Updates staler than ``max_staleness`` are not absorbed."""
+    """Takes contributions, and proposes a step now and then. Updates staler than ``max_staleness`` are not absorbed.
+
+    A ``synchronous`` one closes rounds: it is of use behind a policy that lets devices train in rounds, and vice versa.
+    """
 
     kind: ClassVar[str]
     needs_base: ClassVar[bool]
+    synchronous: ClassVar[bool]
     max_staleness: int
 
     def absorb(self, state: Any, model: Model, contribution: Contribution, ctx: Context) -> tuple[Any, Step | None]: ...
@@ -179,8 +239,8 @@ class Stateless:
     def init(self, model: Model) -> None:
         return None
 
-    def on(self, state: None, event: MemberEvent, ctx: Context) -> None:
-        return None
+    def on(self, state: None, event: MemberEvent, ctx: Context) -> tuple[None, list[MemberEffect]]:
+        return None, []
 
 
 def between(low: float, high: float) -> Any:

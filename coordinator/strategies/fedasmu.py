@@ -15,12 +15,10 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import numpy as np
 from attrs import frozen
 
-from protocol.weights import zeros_like
-
-from .base import Context, Contribution, Contributor, Model, Stateless, Step, option
+from .base import Context, Contribution, Model, Stateless, Step, option
+from .fedasync import mixed
 
 
 @frozen
@@ -29,6 +27,7 @@ class FedASMU(Stateless):
 
     kind: ClassVar[str] = "fedasmu"
     needs_base: ClassVar[bool] = True
+    synchronous: ClassVar[bool] = False
     mu: float = option(1.0, 0, 100)
     lambda_: float = option(1.0, 0, 100)
     sigma: float = option(0.5, 0, 3)
@@ -41,16 +40,5 @@ class FedASMU(Stateless):
         return float(self.mu * xi / (1 + self.mu * xi))
 
     def absorb(self, state: None, model: Model, contribution: Contribution, ctx: Context) -> tuple[None, Step | None]:
-        if contribution.base is None:
-            raise ValueError("FedASMU mixes weights: it needs the base of every contribution")
         alpha = self.alpha(ctx.absorbed + 1, contribution.staleness)
-        region = contribution.region
-        base, now = region.cut(contribution.base), region.cut(model.weights)
-        # α·(w_i − w_{t−1}) with w_i = base + difference
-        mixed = {
-            name: np.float32(alpha) * (base[name] + difference - now[name])
-            for name, difference in contribution.difference.items()
-        }
-        coverage = zeros_like(model.weights)
-        region.fill(coverage, 1)
-        return None, Step(region.lift(mixed), coverage, (Contributor(contribution.key, alpha),))
+        return None, mixed(model, contribution, alpha)

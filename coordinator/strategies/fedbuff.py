@@ -15,7 +15,7 @@ from attrs import frozen
 
 from protocol.weights import Weights, zeros_like
 
-from .base import Context, Contribution, Contributor, MemberEvent, Model, Step, option
+from .base import Context, Contribution, Contributor, MemberEffect, MemberEvent, Model, Step, option
 
 
 @frozen
@@ -33,6 +33,7 @@ class FedBuff:
 
     kind: ClassVar[str] = "fedbuff"
     needs_base: ClassVar[bool] = False
+    synchronous: ClassVar[bool] = False
     goal: int = option(10, 1, 100_000)
     server_rate: float = option(1.0, 0, 100)
     exponent: float = option(0.5, 0, 10)
@@ -41,8 +42,8 @@ class FedBuff:
     def init(self, model: Model) -> Buffer:
         return Buffer(zeros_like(model.weights), zeros_like(model.weights), ())
 
-    def on(self, state: Buffer, event: MemberEvent, ctx: Context) -> Buffer:
-        return state
+    def on(self, state: Buffer, event: MemberEvent, ctx: Context) -> tuple[Buffer, list[MemberEffect]]:
+        return state, []
 
     def absorb(
         self, state: Buffer, model: Model, contribution: Contribution, ctx: Context

@@ -27,7 +27,18 @@ from attrs import evolve, field, frozen
 from protocol.messages import Plan
 from protocol.subnetwork import WIDTHS
 
-from .base import Context, DeviceView, Explanation, Left, MemberEvent, Model, Reported, option
+from .base import (
+    Barrier,
+    Context,
+    DeviceView,
+    Explanation,
+    Left,
+    MemberEffect,
+    MemberEvent,
+    Model,
+    Reported,
+    option,
+)
 
 SMOOTHING = 0.3
 MARGIN = 0.02
@@ -73,6 +84,7 @@ class WhaleFL:
 
     kind: ClassVar[str] = "whale_fl"
     writes: ClassVar[frozenset[str]] = frozenset({"width"})
+    barrier: ClassVar[Barrier] = "none"
     beta: float = option(1.0, 0, 10)
     delay: int = option(5, 0, 1000)
     half_window: int = option(2, 0, 100)
@@ -83,14 +95,13 @@ class WhaleFL:
     def init(self, model: Model) -> Fleet:
         return Fleet({}, self.scale or None, self.reference or None)
 
-    def on(self, state: Fleet, event: MemberEvent, ctx: Context) -> Fleet:
+    def on(self, state: Fleet, event: MemberEvent, ctx: Context) -> tuple[Fleet, list[MemberEffect]]:
         if isinstance(event, Left):
-            return evolve(state, records={k: v for k, v in state.records.items() if k != event.device})
-        if not isinstance(event, Reported):
-            return state
-        records = dict(state.records)
-        records[event.device.id] = self._learn(records.get(event.device.id), event)
-        return evolve(state, records=records)
+            state = evolve(state, records={k: v for k, v in state.records.items() if k != event.device})
+        elif isinstance(event, Reported):
+            learned = self._learn(state.records.get(event.device.id), event)
+            state = evolve(state, records={**state.records, event.device.id: learned})
+        return state, []
 
     def shape(
         self, state: Fleet, plan: Plan, device: DeviceView, model: Model, ctx: Context

@@ -17,13 +17,20 @@ from coordinator.strategies.base import (
     Contribution,
     Cost,
     DeviceView,
+    Discarded,
     Expired,
     Explanation,
     Left,
     Member,
     MemberEvent,
     Model,
+    Propose,
+    Refused,
     Reported,
+    Retry,
+    Step,
+    Tick,
+    WakeAt,
 )
 from coordinator.training.admission import Refusal, difference_of
 from coordinator.training.inputs import (
@@ -45,10 +52,11 @@ from coordinator.training.inputs import (
 )
 from coordinator.training.recipe import Recipe
 from coordinator.training.state import freeze, thaw
-from protocol.messages import Plan, Retry
+from protocol.messages import Plan
 from protocol.subnetwork import Layout, Region, nested
 from protocol.weights import Weights, add, digest, finite, norm
 
+GOING_ON = ("running", "paused")
 MOVES = {("running", "pause"): "paused", ("paused", "resume"): "running"}
 
 
@@ -76,7 +84,7 @@ class Open:
 
 @define
 class Core:
-    """Everything that changes, but for the members' states."""
+    """Everything that changes, but for the members' states. ``wake_at`` is when the next Tick is due."""
 
     weights: Weights
     version: int
@@ -86,6 +94,7 @@ class Core:
     state: str
     open: dict[str, Open]
     bases: dict[int, Weights]
+    wake_at: float | None = None
 
 
 class Engine:
@@ -110,7 +119,7 @@ class Engine:
             case Delivered():
                 return list(self._deliver(given, now))
             case Rejected():
-                return list(self._reject(given))
+                return list(self._reject(given, now))
             case Evaluated():
                 return list(self._evaluated(given))
             case Ticked():
@@ -122,8 +131,11 @@ class Engine:
 
     @property
     def deadline(self) -> float | None:
-        """When the next lease runs out: the time by which a Ticked is due."""
-        return min((work.expires_at for work in self.core.open.values()), default=None)
+        """When a lease runs out or a member wants to be woken: the time by which a Ticked is due."""
+        times = [work.expires_at for work in self.core.open.values()]
+        if self.core.wake_at is not None:
+            times.append(self.core.wake_at)
+        return min(times, default=None)
 
     def region(self, width: float) -> Region:
         """The part of the model that a nested width keeps."""
@@ -145,7 +157,7 @@ class Engine:
 
     def _check_in(self, given: CheckedIn, now: float) -> Iterator[Effect]:
         device, check_in = given.device, given.check_in
-        yield from self._drop_forgotten(device.id, {check_in.held, *check_in.unsent})
+        yield from self._drop_forgotten(device.id, {check_in.held, *check_in.unsent}, now)
         if self.core.state != "running":
             yield Deferred(device.id, check_in.id, None, f"the run is {self.core.state}")
             return
@@ -167,11 +179,12 @@ class Engine:
             self.core.bases[work.version] = self.core.weights
         yield _offered(number, work, check_in.id, explanation, again=False)
 
-    def _drop_forgotten(self, device: str, known: set[str | None]) -> Iterator[Effect]:
+    def _drop_forgotten(self, device: str, known: set[str | None], now: float) -> Iterator[Effect]:
         """Assignments that the device neither works on nor has to deliver never reached it."""
         for number, work in list(self.core.open.items()):
             if work.device.id == device and number not in known:
                 yield self._close(number, "cancelled", "the device does not hold it any more")
+                yield from self._tell(Expired(work.device, work.version), now)
 
     def _shaped(self, device: DeviceView, now: float) -> tuple[Plan | Retry, dict[str, Explanation]]:
         plan: Plan | Retry = self.setting.recipe.plan.plan()
@@ -203,9 +216,11 @@ class Engine:
             difference = difference_of(update, given.body, work.version, work.plan, region)
         except Refusal as refusal:
             yield Settled(given.device, update, "refused", str(refusal), staleness, None)
+            yield from self._tell(Refused(work.device, work.version), now)
             self._forget_bases()
             return
-        self._tell(self._reported(work, given, region), now)
+        yield from self._tell(self._reported(work, given, region), now)
+        staleness = self.core.version - work.version  # the model may have moved at these news
         length = norm(difference)
         if staleness > self.setting.recipe.aggregator.max_staleness:
             reason = f"{staleness} versions old, at most {self.setting.recipe.aggregator.max_staleness} are taken"
@@ -215,19 +230,20 @@ class Engine:
             yield from self._absorb(work, given, region, difference, staleness, now)
         self._forget_bases()
 
-    def _reject(self, given: Rejected) -> Iterator[Effect]:
+    def _reject(self, given: Rejected, now: float) -> Iterator[Effect]:
         work = self.core.open.get(given.update.assignment)
         if work is not None and work.device.id == given.device:
             del self.core.open[given.update.assignment]
             staleness = self.core.version - work.version
             yield Settled(given.device, given.update, "refused", given.reason, staleness, None)
+            yield from self._tell(Refused(work.device, work.version), now)
             self._forget_bases()
 
     def _absorb(
         self, work: Open, given: Delivered, region: Region, difference: Weights, staleness: int, now: float
     ) -> Iterator[Effect]:
         contribution = Contribution(
-            device=given.device,
+            device=work.device,
             key=f"{given.update.assignment}/{given.update.commit}",
             difference=difference,
             region=region,
@@ -242,14 +258,19 @@ class Engine:
         at = len(recipe.policies)
         self._states[at], step = recipe.aggregator.absorb(self._states[at], model, contribution, context)
         self.core.absorbed += 1
-        if step is None:
-            return
-        for index, transform in enumerate(recipe.transforms, at + 1):
+        if step is not None:
+            yield from self._move(step, now)
+
+    def _move(self, step: Step, now: float) -> Iterator[Effect]:
+        """Take a step that the aggregator proposes, by way of the transforms."""
+        recipe, context, model = self.setting.recipe, self._context(now), self._model()
+        for index, transform in enumerate(recipe.transforms, len(recipe.policies) + 1):
             self._states[index], step = transform.apply(self._states[index], step, model, context)
         moved = add(self.core.weights, step.difference)
         if not finite(moved):
             yield Changed("paused", f"version {self.core.version + 1} would not be finite: the step was dropped")
             self.core.state = "paused"
+            yield from self._tell(Discarded(), now)
             return
         self.core.weights = moved
         self.core.version += 1
@@ -280,23 +301,26 @@ class Engine:
         for number, work in list(self.core.open.items()):
             if work.expires_at <= now:
                 yield self._close(number, "expired", "the lease ran out")
-                self._tell(Expired(work.device), now)
+                yield from self._tell(Expired(work.device, work.version), now)
+        if self.core.wake_at is not None and self.core.wake_at <= now:
+            self.core.wake_at = None
+            yield from self._tell(Tick(), now)
 
     def _depart(self, device: str, now: float) -> Iterator[Effect]:
         for number, work in list(self.core.open.items()):
             if work.device.id == device:
                 yield self._close(number, "cancelled", "the device was revoked")
-        self._tell(Left(device), now)
+        yield from self._tell(Left(device), now)
 
     def _evaluated(self, given: Evaluated) -> Iterator[Effect]:
         target = self.setting.target
-        if target is not None and given.accuracy >= target and self.core.state in ("running", "paused"):
+        if target is not None and given.accuracy >= target and self.core.state in GOING_ON:
             yield from self._end(
                 "finished", f"version {given.version} reached {given.accuracy:.4f}, the target is {target:g}"
             )
 
     def _operate(self, given: Operated) -> Iterator[Effect]:
-        if given.action == "stop" and self.core.state in ("running", "paused"):
+        if given.action == "stop" and self.core.state in GOING_ON:
             yield from self._end("stopped", f"stopped by {given.by}")
         elif (state := MOVES.get((self.core.state, given.action))) is not None:
             self.core.state = state
@@ -305,7 +329,7 @@ class Engine:
     def _end(self, state: str, reason: str) -> Iterator[Effect]:
         for number in list(self.core.open):
             yield self._close(number, "cancelled", f"the run is {state}")
-        self.core.state = state
+        self.core.state, self.core.wake_at = state, None
         yield Changed(state, reason)
 
     def _close(self, number: str, state: str, reason: str) -> Closed:
@@ -315,9 +339,19 @@ class Engine:
 
     # -- members -------------------------------------------------------------------------------------------------
 
-    def _tell(self, event: MemberEvent, now: float) -> None:
-        context = self._context(now)
-        self._states = [m.on(s, event, context) for m, s in zip(self._members, self._states, strict=True)]
+    def _tell(self, event: MemberEvent, now: float) -> Iterator[Effect]:
+        """Every member hears an event; what they want is done at once, in their order. After the end nothing moves."""
+        if self.core.state not in GOING_ON:
+            return
+        for index, member in enumerate(self._members):
+            self._states[index], effects = member.on(self._states[index], event, self._context(now))
+            for effect in effects:
+                match effect:
+                    case Propose():
+                        yield from self._move(effect.step, now)
+                    case WakeAt():
+                        due = self.core.wake_at
+                        self.core.wake_at = effect.at if due is None else min(effect.at, due)
 
     def _model(self) -> Model:
         return Model(self.core.weights, self.setting.layout, self.setting.costs)

@@ -45,7 +45,7 @@ class Evaluated:
 
 @frozen
 class Ticked:
-    """Time has passed: a lease may have run out."""
+    """Time has passed: a lease may have run out, or a member wanted to be woken."""
 
 
 @frozen

@@ -128,11 +128,18 @@ class LiveRun:
     # -- survival ------------------------------------------------------------------------------------------------
 
     def recover(self, session: Session, read: Callable[[int, int, int], bytes]) -> int:
-        """Become what the store says: the newest snapshot, then every input after it. Returns how many."""
+        """Become what the store says: the newest snapshot, then every input after it. Returns how many.
+
+        ShoalError ``database-unusable`` if that is not what the ledger says.
+        """
         after = (models.Input.run_id == self.id, models.Input.seq > self._restore(session))
         rows = session.execute(select(models.Input).where(*after).order_by(models.Input.seq)).scalars().all()
         for row in rows:
             self.engine.handle(journal.from_row(row.kind, row.body, read), row.at)
+        version = session.scalar(select(models.Run.version).where(models.Run.id == self.id))
+        if self.engine.core.version != version:
+            reached = f"its snapshots and inputs lead to version {self.engine.core.version}"
+            raise ShoalError("database-unusable", f"Run {self.id} is at version {version} in the ledger, but {reached}")
         for assignment, weights in ledger.open_weights(session, self.id):
             self._use(assignment, weights)
         self._since_snapshot = len(rows)
@@ -146,6 +153,8 @@ class LiveRun:
                 self.engine.restore(self._blobs.get(sha256))
             except (ShoalError, ProtocolError) as error:
                 log.warning("snapshot-unusable run=%s seq=%d reason=%s", self.id, seq, error)
+                if isinstance(error, ShoalError):
+                    self._blobs.remove(sha256)  # damaged: the same bytes may be stored anew
             else:
                 return int(seq)
         return 0

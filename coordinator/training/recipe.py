@@ -11,7 +11,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 from attrs import asdict, fields, frozen
 
 from coordinator.errors import ShoalError
-from coordinator.strategies import AGGREGATORS, POLICIES, TRANSFORMS
+from coordinator.strategies import AGGREGATORS, POLICIES, TRANSFORMS, Cohort, FedAvg
 from coordinator.strategies.base import Aggregator, Policy, Transform
 from protocol.errors import ProtocolError
 from protocol.messages import Plan
@@ -97,12 +97,32 @@ def _check(recipe: Recipe) -> None:
                 both = f"{writers[name]} and {type(policy).__name__}"
                 raise ShoalError("bad-recipe", f"Two policies set {name}: {both}; keep one of them")
             writers[name] = type(policy).__name__
+    _check_rounds(recipe)
     try:
         recipe.plan.plan()
     except ProtocolError as error:
         raise ShoalError("bad-recipe", f"[plan]: {error}") from error
     if not 1 <= recipe.plan.lease <= 30 * 86400:
         raise ShoalError("bad-recipe", f"[plan]: lease is {recipe.plan.lease}, expected 1 second to 30 days")
+
+
+def _check_rounds(recipe: Recipe) -> None:
+    """A recipe that could not make progress, or whose devices would wait for nothing, is refused."""
+    aggregator = recipe.aggregator
+    for policy in recipe.policies[1:]:
+        if policy.barrier != "none":
+            sentence = f"{policy.kind} makes devices wait: it must be the first policy, and the only one that does"
+            raise ShoalError("bad-recipe", sentence)
+    rounds = next((policy for policy in recipe.policies if policy.barrier == "rounds"), None)
+    if aggregator.synchronous and rounds is None:
+        sentence = f"{aggregator.kind} closes rounds: it needs a policy that holds them, cohort or ssp with bound = 0"
+        raise ShoalError("bad-recipe", sentence)
+    if rounds is not None and not aggregator.synchronous:
+        sentence = f"{rounds.kind} lets devices wait for a round to end, but {aggregator.kind} closes none: use fedavg"
+        raise ShoalError("bad-recipe", sentence)
+    if isinstance(rounds, Cohort) and isinstance(aggregator, FedAvg) and rounds.room < aggregator.goal:
+        sentence = f"cohort lets {rounds.room} devices into a round, fedavg waits for {aggregator.goal}"
+        raise ShoalError("bad-recipe", sentence)
 
 
 def _member(registry: Mapping[str, type], table: Mapping[str, Any], where: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -39,6 +40,8 @@ from protocol.weights import digest
 
 Submit = Callable[[str, Evaluation, int, Any], None]
 """Asks for an evaluation: run, its test set, version, weights."""
+
+log = logging.getLogger(__name__)
 
 ENDED = ("stopped", "finished")
 
@@ -138,7 +141,7 @@ class Runs:
             Ledger(turn.session, run, turn.now, self.heartbeat).evaluated(result)
 
     def tick(self, turn: Turn) -> None:
-        """Leases that have run out."""
+        """Leases that have run out, and what members wanted to be woken for."""
         for run in self.live.values():
             deadline = run.engine.deadline
             if deadline is not None and deadline <= turn.now:
@@ -246,8 +249,15 @@ class Runs:
         going = models.Run.state.not_in(ENDED) & ~models.Run.simulated
         for row in turn.session.execute(select(models.Run).where(going)).scalars().all():
             book = Ledger(turn.session, row.id, turn.now, self.heartbeat)
-            run = live[row.id] = self._rebuild(row, turn, book)
-            inputs = run.recover(turn.session, self.segments.read)
+            run = self._rebuild(row, turn, book)
+            try:
+                inputs = run.recover(turn.session, self.segments.read)
+            except ShoalError as error:
+                # One run whose past is lost must not keep the others from going on.
+                log.error("run-unrecoverable run=%s reason=%s", row.id, error)
+                book.event("run-unrecoverable", str(error))
+                continue
+            live[row.id] = run
             version = run.engine.core.version
             book.event("run-recovered", f"{row.id} goes on at version {version}, after replaying {inputs} inputs")
             if turn.session.get(models.Metric, (row.id, version, "accuracy")) is None:

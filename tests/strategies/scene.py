@@ -29,10 +29,10 @@ def device(name="pi", group="", samples=100):
     return DeviceView(name, group, samples)
 
 
-def contribution(*values, width=1.0, staleness=0, base=None, key="a/1"):
-    """An update of the first coordinates; ``base`` is the full-size vector it is relative to."""
+def contribution(*values, width=1.0, staleness=0, base=None, key="a/1", view=None):
+    """An update of the first coordinates; ``base`` is the full-size vector it is relative to, ``view`` its device."""
     return Contribution(
-        device="pi",
+        device=view or device(),
         key=key,
         difference=vector(*values),
         region=Region(LAYOUT, nested(LAYOUT, width)),

@@ -11,7 +11,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coordinator.strategies import AGGREGATORS, POLICIES, TRANSFORMS
-from coordinator.strategies.base import Contribution, Contributor, Expired, Left, Model, Step
+from coordinator.strategies.base import (
+    Contribution,
+    Contributor,
+    Discarded,
+    Expired,
+    Left,
+    Model,
+    Propose,
+    Refused,
+    Retry,
+    Step,
+    Tick,
+    WakeAt,
+)
 from coordinator.training.state import freeze, thaw
 from protocol.messages import Plan
 from protocol.subnetwork import WIDTHS, Region, Subnetwork, groups, nested
@@ -20,7 +33,7 @@ from tests.protocol.samples import QUICK, layouts
 
 from .scene import COSTS, LAYOUT, PLAN, context, contribution, device, model, report, vector
 
-AVERAGING = {"fedbuff"}
+AVERAGING = {"fedavg", "fedbuff"}
 """Rules whose step is a mean of updates; the others mix weights."""
 
 aggregators = pytest.mark.parametrize("aggregator", [cls() for cls in AGGREGATORS.values()], ids=list(AGGREGATORS))
@@ -62,7 +75,10 @@ def scenes(draw, low=-10.0, high=10.0):
     whole = Region(layout).shapes
     regions = [region() for _ in range(draw(st.integers(1, 4)))]
     contributions = [
-        Contribution("pi", f"a{n}/1", drawn(part.shapes), part, drawn(whole), 0, draw(st.integers(0, 5)), 40, 10, 1.0)
+        Contribution(
+            *(device(samples=draw(st.integers(1, 1000))), f"a{n}/1", drawn(part.shapes), part, drawn(whole), 0),
+            *(draw(st.integers(0, 5)), 40, 10, 1.0),
+        )
         for n, part in enumerate(regions)
     ]
     return Model(drawn(whole), layout, COSTS), contributions
@@ -117,9 +133,10 @@ def test_the_largest_and_smallest_admitted_updates_stay_finite(aggregator, size,
     assert all(0 <= c.weight <= 1 for c in step.contributors)
 
 
-@aggregators
-def test_weight_falls_with_staleness(aggregator):
-    now = model(0, 0, 0, 0)
+@pytest.mark.parametrize("kind", [kind for kind, cls in AGGREGATORS.items() if not cls.synchronous])
+def test_weight_falls_with_staleness(kind):
+    """Where there is any: within a round nothing is stale."""
+    aggregator, now = AGGREGATORS[kind](), model(0, 0, 0, 0)
     weights = []
     for staleness in (0, 1, 2, 5, 20, 90):
         given = contribution(1, 1, 1, 1, staleness=staleness, base=now.weights)
@@ -182,35 +199,50 @@ def history(policy):
     for count in range(40):
         view = device(f"pi-{count % 2}", group="pi3", samples=100 + count)
         before = freeze(state)
-        state, plan, explanation = policy.shape(state, PLAN, view, now, context(count))
-        yield before, view, plan, explanation
-        event = Expired(view) if count % 7 == 5 else report(view, width=plan.width, peak=1.0 + count, link=0.5, sent=99)
-        state = policy.on(state, event, context(count))
+        state, plan, explanation = policy.shape(state, PLAN, view, now, context(count, version=count // 10))
+        yield before, view, plan, explanation, count // 10
+        event = report(view, width=getattr(plan, "width", 1.0), peak=1.0 + count, link=0.5, sent=99)
+        if count % 7 == 5:
+            event = (Expired, Refused)[count % 2](view, count // 10)
+        if isinstance(plan, Plan):
+            state, _ = policy.on(state, event, context(count, version=count // 10))
         if count == 30:
-            state = policy.on(state, Left("pi-0"), context(count))
+            state, _ = policy.on(state, Left("pi-0"), context(count))
 
 
 @policies
 def test_a_policy_writes_only_the_fields_it_declares(policy):
     assert policy.writes <= fields_dict(Plan).keys()
-    for _, _, plan, _ in history(policy):
+    plans = [plan for _, _, plan, _, _ in history(policy) if isinstance(plan, Plan)]
+    assert plans
+    for plan in plans:
         assert {a.name for a in fields(Plan) if getattr(plan, a.name) != getattr(PLAN, a.name)} <= policy.writes
 
 
 @policies
 def test_a_policy_explains_itself_in_json(policy):
-    for _, _, plan, explanation in history(policy):
+    for _, _, plan, explanation, _ in history(policy):
         assert json.loads(json.dumps(explanation, allow_nan=False)) == explanation
-        assert explanation["width"] == plan.width
+        assert explanation.keys()
+        for name in policy.writes:
+            assert explanation[name] == getattr(plan, name)
 
 
 @policies
 def test_a_policys_state_survives_storage_and_decides_the_same(policy):
     kind, now = type(policy.init(model(0, 0, 0, 0))), model(0, 0, 0, 0)
-    for frozen, view, plan, explanation in history(policy):
+    for frozen, view, plan, explanation, version in history(policy):
         stored = thaw(kind, frozen)
         assert freeze(stored) == frozen
-        assert policy.shape(stored, PLAN, view, now, context())[1:] == (plan, explanation)
+        assert policy.shape(stored, PLAN, view, now, context(version=version))[1:] == (plan, explanation)
+
+
+@policies
+def test_only_a_policy_with_a_barrier_puts_devices_off(policy):
+    """And for a while only: in seconds, and with a reason."""
+    put_off = [plan for _, _, plan, _, _ in history(policy) if not isinstance(plan, Plan)]
+    assert bool(put_off) == (policy.barrier == "rounds")
+    assert all(isinstance(plan, Retry) and plan.seconds > 0 and plan.reason for plan in put_off)
 
 
 # -- transforms --------------------------------------------------------------------------------------------------
@@ -251,11 +283,30 @@ def test_a_member_is_a_value_named_by_its_kind(member):
     assert member.kind in {**AGGREGATORS, **POLICIES, **TRANSFORMS}
 
 
+EVENTS = (
+    Left("nobody"),
+    Expired(device(), 0),
+    Refused(device(), 3),
+    Tick(),
+    Discarded(),
+    report(),
+    report(seconds=0.0, peak=0.0),
+    Tick(),
+    Left("pi"),
+    Discarded(),
+    report(),
+    Tick(),
+)
+
+
 @members
 def test_events_never_hurt(member):
+    """Nor do they make a step of nothing, or ask to be woken in the past."""
     now, state = Model(vector(0, 0, 0, 0), LAYOUT, COSTS), member.init(model(0, 0, 0, 0))
-    for event in (Left("nobody"), Expired(device()), report(), report(seconds=0.0, peak=0.0), Left("pi"), report()):
-        state = member.on(state, event, context())
+    for event in EVENTS:
+        state, effects = member.on(state, event, context())
+        assert not [effect for effect in effects if isinstance(effect, Propose)]
+        assert all(isinstance(effect, WakeAt) and effect.at > context().now for effect in effects)
     assert freeze(state) == freeze(thaw(type(member.init(now)), freeze(state)))
 
 

@@ -72,4 +72,4 @@ def test_it_needs_bases_and_says_so():
 
 def test_it_remembers_nothing():
     assert BARE.init(model(0, 0, 0, 0)) is None
-    assert BARE.on(None, Expired(device()), context()) is None
+    assert BARE.on(None, Expired(device(), 0), context()) == (None, [])

@@ -85,7 +85,9 @@ def test_the_contribution_itself_is_left_alone():
 def test_events_mean_nothing_to_it():
     fedbuff = FedBuff()
     state = fedbuff.init(MODEL)
-    assert fedbuff.on(state, Expired(device()), context()) is state
+    after, effects = fedbuff.on(state, Expired(device(), 0), context())
+    assert after is state
+    assert effects == []
     assert not np.any(state.total["w"])
 
 

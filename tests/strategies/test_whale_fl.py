@@ -20,7 +20,7 @@ FOUR = (1.0, 0.5, 0.25, 0.125)
 def after(whale, *events):
     state = whale.init(MODEL)
     for event in events:
-        state = whale.on(state, event, context())
+        state, _ = whale.on(state, event, context())
     return state
 
 
@@ -109,10 +109,10 @@ def test_reference_and_scale_are_taken_once_when_half_of_the_fleet_is_ready():
     )
     for name in ("b", "c"):
         state, _, _ = shaped(whale, state, device(name))
-    state = whale.on(state, report(device("a"), seconds=40.0), context())
+    state, _ = whale.on(state, report(device("a"), seconds=40.0), context())
     state, _, early = shaped(whale, state, device("a"))
     assert early["scale"] is None  # one of three
-    state = whale.on(state, report(device("b"), seconds=10.0), context())
+    state, _ = whale.on(state, report(device("b"), seconds=10.0), context())
     state, _, slow = shaped(whale, state, device("a"))
     # T_set = median of 40 and 10; U_a = 100·½·25/40 = 31.25, U_b = 100·½·25/10 = 125; A = 125/.9
     assert slow["reference"] == pytest.approx(25)
@@ -122,7 +122,7 @@ def test_reference_and_scale_are_taken_once_when_half_of_the_fleet_is_ready():
     state, _, fast = shaped(whale, state, device("b"))
     assert fast["share"] == pytest.approx(0.9)
     # kept, whatever comes later
-    state = whale.on(state, report(device("c"), seconds=0.001, peak=1e6), context())
+    state, _ = whale.on(state, report(device("c"), seconds=0.001, peak=1e6), context())
     _, _, later = shaped(whale, state, device("c"))
     assert (later["reference"], later["scale"]) == (slow["reference"], slow["scale"])
 
@@ -177,7 +177,7 @@ def test_a_width_falls_one_level_per_assignment_and_only_past_a_margin():
     assert width == 1.0
     # s = √(peak): the newest report is the window. .74 is within the margin of ¾, .72 is below it.
     for share, expected in ((0.74, 1.0), (0.72, 0.5), (0.72, 0.5), (0.0, 0.25), (0.0, 0.125), (0.0, 0.125)):
-        state = whale.on(state, report(peak=share**2, seconds=40.0), context())
+        state, _ = whale.on(state, report(peak=share**2, seconds=40.0), context())
         state, width, _ = shaped(whale, state)
         assert width == expected
 
@@ -209,7 +209,7 @@ def test_a_device_that_left_is_forgotten():
 def test_an_expired_lease_changes_nothing():
     whale = WhaleFL()
     state = after(whale, report())
-    assert whale.on(state, Expired(device()), context()) is state
+    assert whale.on(state, Expired(device(), 0), context()) == (state, [])
 
 
 @pytest.mark.parametrize("seconds", [1e-300, 1e9])

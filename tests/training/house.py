@@ -46,6 +46,8 @@ goal = 2
 HALF = RECIPE + '[[policy]]\nkind = "fixed"\nwidth = 0.5\n'
 FEDASMU = RECIPE.replace('"fedbuff"\ngoal = 2', '"fedasmu"')
 WHALE = RECIPE + '[[policy]]\nkind = "whale_fl"\ndelay = 0\nhalf_window = 0\n'
+FEDAVG = RECIPE.replace('"fedbuff"', '"fedavg"\ntimeout = 30') + '[[policy]]\nkind = "cohort"\ngoal = 2\n'
+SSP = RECIPE + '[[policy]]\nkind = "ssp"\nbound = 1000\n'
 HEARTBEAT = 10.0
 START = 1_700_000_000.0
 PATIENCE = 10.0

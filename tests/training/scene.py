@@ -42,6 +42,13 @@ FEDASMU = FEDBUFF.replace('"fedbuff"\ngoal = 2', '"fedasmu"')
 INT8 = FEDBUFF.replace("lease = 60", 'lease = 60\ncoding = "int8"')
 HALF = FEDBUFF + '[[policy]]\nkind = "fixed"\nwidth = 0.5\n'
 WHALE = INT8 + '[[policy]]\nkind = "whale_fl"\ndelay = 0\nhalf_window = 0\n[[transform]]\nkind = "clip"\nnorm = 0.5\n'
+FEDAVG = (
+    FEDBUFF.replace('"fedbuff"\ngoal = 2\nmax_staleness = 1', '"fedavg"\ngoal = 2\ntimeout = 30')
+    + '[[policy]]\nkind = "cohort"\ngoal = 2\nover_selection = 0.5\n'
+)
+BSP = FEDAVG.replace('"cohort"\ngoal = 2\nover_selection = 0.5', '"ssp"\nbound = 0\npatience = 100')
+FEDASYNC = FEDBUFF.replace('"fedbuff"\ngoal = 2', '"fedasync"')
+SSP = FEDASYNC + '[[policy]]\nkind = "ssp"\nbound = 1\npatience = 50\n[[policy]]\nkind = "fixed"\nwidth = 0.5\n'
 MIXED = FEDASMU + '[[policy]]\nkind = "heterofl"\nwidths = { a = 0.25, b = 0.5 }\n'
 
 

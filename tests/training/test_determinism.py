@@ -24,9 +24,12 @@ from coordinator.training.inputs import (
 )
 from protocol.weights import digest
 
-from .scene import FEDASMU, FEDBUFF, MIXED, NOW, WHALE, check_in, engine, trained
+from .scene import BSP, FEDASMU, FEDAVG, FEDBUFF, MIXED, NOW, SSP, WHALE, check_in, engine, trained
 
-RECIPES = {"fedbuff": FEDBUFF, "fedasmu": FEDASMU, "mixed": MIXED, "whale": WHALE}
+RECIPES = {
+    "fedbuff": FEDBUFF, "fedasmu": FEDASMU, "mixed": MIXED, "whale": WHALE,
+    "fedavg": FEDAVG, "bsp": BSP, "ssp": SSP,
+}
 recipes = pytest.mark.parametrize("recipe", list(RECIPES.values()), ids=list(RECIPES))
 QUICK = settings(max_examples=30, deadline=None, derandomize=True)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from attrs import evolve
 
-from coordinator.strategies.base import Contributor, Stateless
+from coordinator.strategies.base import Contributor, Retry, Stateless
 from coordinator.training.inputs import (
     Changed,
     Closed,
@@ -23,7 +23,7 @@ from coordinator.training.inputs import (
 )
 from coordinator.training.recipe import parse
 from protocol import tensors
-from protocol.messages import Lineage, Plan, Retry
+from protocol.messages import Lineage, Plan
 from protocol.weights import add, digest
 
 from .scene import FEDASMU, FEDBUFF, HALF, INT8, MIXED, NOW, WHALE, check_in, engine, offer, start, trained
@@ -126,7 +126,7 @@ class Later(Stateless):
     writes = frozenset()
 
     def shape(self, state, plan, device, model, ctx):
-        return state, Retry(check_in="any", seconds=12.0, reason="enough for now"), {}
+        return state, Retry(seconds=12.0, reason="enough for now"), {}
 
 
 # -- updates -----------------------------------------------------------------------------------------------------

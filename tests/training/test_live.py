@@ -10,11 +10,12 @@ from coordinator.store import models
 from coordinator.training import live
 from coordinator.training.live import costs
 from coordinator.training.runs import read_spec
+from protocol.messages import Retry
 from protocol.weights import digest
 
-from .house import FEDASMU, HALF, RECIPE, TOY, WHALE, Device
+from .house import FEDASMU, FEDAVG, HALF, RECIPE, SSP, START, TOY, WHALE, Device
 
-RECIPES = {"fedbuff": RECIPE, "fedasmu": FEDASMU, "whale": WHALE}
+RECIPES = {"fedbuff": RECIPE, "fedasmu": FEDASMU, "whale": WHALE, "ssp": SSP}
 recipes = pytest.mark.parametrize("recipe", list(RECIPES.values()), ids=list(RECIPES))
 ONE = RECIPE.replace("goal = 2", "goal = 1")
 
@@ -229,21 +230,44 @@ def test_runs_that_begin_alike_do_not_remove_each_others_snapshots(house, monkey
     assert sorted(house.engines()) == [one, two]
 
 
-def test_a_snapshot_that_is_damaged_is_noticed_and_made_again(house, caplog):
+@pytest.mark.parametrize("length", [1, None], ids=["torn", "scrambled"])
+def test_a_snapshot_that_is_damaged_is_replaced(house, caplog, length):
     run = house.start_run()
     (pi,) = house.enrol("pi")
     pi.work()
     before = house.engines()[run].snapshot()
     house.close()
+    before = house.engines()[run].snapshot()
     (row,) = house.rows(models.Snapshot)
-    house.blobs.path(row.sha256).write_bytes(b"x")
-    house.open()
+    house.blobs.path(row.sha256).write_bytes(b"x" * (length or len(before)))
+    house.reopened()
     assert "is damaged on disk" in caplog.text
     assert house.engines()[run].snapshot() == before
-    house.close()
-    (again,) = house.rows(models.Snapshot)
-    assert again.seq == row.seq
-    assert house.blobs.get(again.sha256) == before
+    house.reopened()
+    assert house.events("run-recovered")[-1].endswith("after replaying 0 inputs")
+    assert house.engines()[run].snapshot() == before
+    assert "turn-failed" not in caplog.text
+
+
+def test_an_open_round_and_its_time_limit_survive_a_crash(house, tmp_path):
+    run = house.start_run(FEDAVG)
+    a, b = house.enrol("a", "b")
+    work = a.check_in()
+    b.check_in()
+    a.deliver(work, 3.0)
+    after = house.crashed(tmp_path / "image")
+    assert after.engines()[run].core.wake_at == START + 30
+    assert isinstance(Device(after, "a").check_in(), Retry)
+    assert isinstance(a.check_in(), Retry)
+    house.clock.now += 30
+    for one in (house, after):
+        one.until(lambda one=one: one.row(models.Run).version == 1)
+    same(after.engines()[run], house.engines()[run])
+    assert house.row(models.Update).weight == 1.0
+    replayed = house.crashed(tmp_path / "later")
+    same(replayed.engines()[run], house.engines()[run])
+    replayed.close()
+    after.close()
 
 
 def test_runs_that_are_over_are_not_loaded(house):
@@ -266,3 +290,24 @@ def test_a_house_may_crash_again_and_again(house, tmp_path):
         same(one.engines()[run], house.engines()[run])
     for one in images[1:]:
         one.close()
+
+
+def test_a_run_whose_past_is_lost_is_left_alone_and_the_others_go_on(house, caplog):
+    lost, well = house.start_run(RECIPE), house.start_run(RECIPE)
+    (pi,) = house.enrol("pi")
+    for _ in range(6):
+        pi.work()
+    house.close()
+    versions = {row.id: row.version for row in house.rows(models.Run)}
+    assert max(versions.values()) > 0
+    lost = max(versions, key=versions.get)
+    (well,) = versions.keys() - {lost}
+    for row in house.rows(models.Snapshot):
+        house.blobs.path(row.sha256).unlink()
+    with house.database.write() as session:
+        session.execute(delete(models.Input).where(models.Input.run_id == lost))
+    house.open()
+    assert house.engines().keys() == {well}
+    (event,) = house.events("run-unrecoverable")
+    assert f"Run {lost} is at version {versions[lost]} in the ledger, but" in event
+    assert house.row(models.Run, id=lost).version == versions[lost]

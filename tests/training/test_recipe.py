@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coordinator.errors import ShoalError
-from coordinator.strategies import Clip, FedASMU, FedBuff, Fixed, HeteroFL, WhaleFL
+from coordinator.strategies import Clip, Cohort, FedASMU, FedAsync, FedAvg, FedBuff, Fixed, HeteroFL, Ssp, WhaleFL
 from coordinator.training.recipe import BasePlan, Recipe, load, parse, presets
 from protocol.messages import Plan
 from protocol.subnetwork import WIDTHS
@@ -29,6 +29,8 @@ def test_the_presets():
     members = {name: [type(m) for m in (r.aggregator, *r.policies, *r.transforms)] for name, r in parsed.items()}
     assert members == {
         "fedasmu": [FedASMU, HeteroFL],
+        "fedasync": [FedAsync, Fixed],
+        "fedavg": [FedAvg, Cohort, Fixed],
         "fedbuff": [FedBuff, Fixed],
         "fedbuff-heterofl": [FedBuff, HeteroFL],
         "whale-fl": [FedBuff, WhaleFL],
@@ -51,6 +53,15 @@ def test_a_whole_number_is_fine_where_any_number_is():
 def test_members_keep_their_order():
     text = BUFFER + '[[transform]]\nkind = "clip"\nnorm = 1\n[[transform]]\nkind = "clip"\nnorm = 2\n'
     assert parse(text).transforms == (Clip(1.0), Clip(2.0))
+
+
+@pytest.mark.parametrize(
+    ("aggregator", "policy"),
+    [(FedAvg(goal=6), Cohort(goal=4, over_selection=0.5)), (FedAvg(), Ssp(bound=0)), (FedAsync(), Ssp(bound=1))],
+)
+def test_barriers_that_fit_are_recipes(aggregator, policy):
+    recipe = Recipe(name="x", plan=BasePlan(), aggregator=aggregator, policies=(policy, Fixed(0.5)))
+    assert parse(recipe.to_toml()) == recipe
 
 
 names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=80)
@@ -86,14 +97,17 @@ def test_names_of_every_script_survive(name):
 
 
 WRONG = {
-    "no TOML": ("kind = ", "The recipe is neither one of fedasmu, fedbuff-heterofl, fedbuff, whale-fl nor TOML: "),
+    "no TOML": (
+        "kind = ",
+        "The recipe is neither one of fedasmu, fedasync, fedavg, fedbuff-heterofl, fedbuff, whale-fl nor TOML: ",
+    ),
     "nesting without end": ("x = " + "[" * 5000, "The recipe is neither one of "),
     "a key twice": (BUFFER + 'kind = "fedasmu"\n', "The recipe is neither one of "),
-    "nothing": ("", "[aggregator]: kind is None, expected one of fedbuff, fedasmu"),
-    "no aggregator": ('[[policy]]\nkind = "fixed"\n', "[aggregator]: kind is None, expected one of fedbuff, fedasmu"),
+    "nothing": ("", "[aggregator]: kind is None, expected one of fedavg, fedasync, fedbuff, fedasmu"),
+    "no aggregator": ('[[policy]]\nkind = "fixed"\n', "[aggregator]: kind is None, expected one of fedavg, fedasync, "),
     "an aggregator as policy": (
         BUFFER + '[[policy]]\nkind = "fedbuff"\n',
-        "[[policy]]: kind is 'fedbuff', expected one of fixed, heterofl, whale_fl",
+        "[[policy]]: kind is 'fedbuff', expected one of fixed, heterofl, whale_fl, cohort, ssp",
     ),
     "an unknown transform": (
         BUFFER + '[[transform]]\nkind = "adam"\n', "[[transform]]: kind is 'adam', expected one of clip",
@@ -137,6 +151,34 @@ WRONG = {
         BUFFER + '[[policy]]\nkind = "fixed"\n[[policy]]\nkind = "whale_fl"\n',
         "Two policies set width: Fixed and WhaleFL; keep one of them",
     ),
+    "rounds that nobody holds": (
+        '[aggregator]\nkind = "fedavg"\n[[policy]]\nkind = "fixed"\n',
+        "fedavg closes rounds: it needs a policy that holds them, cohort or ssp with bound = 0",
+    ),
+    "rounds that a bound does not hold": (
+        '[aggregator]\nkind = "fedavg"\n[[policy]]\nkind = "ssp"\nbound = 1\n',
+        "fedavg closes rounds: it needs a policy that holds them, ",
+    ),
+    "rounds that nobody closes": (
+        BUFFER + '[[policy]]\nkind = "cohort"\n',
+        "cohort lets devices wait for a round to end, but fedbuff closes none: use fedavg",
+    ),
+    "lockstep of an asynchronous aggregator": (
+        '[aggregator]\nkind = "fedasync"\n[[policy]]\nkind = "ssp"\nbound = 0\n',
+        "ssp lets devices wait for a round to end, but fedasync closes none: use fedavg",
+    ),
+    "a round that is never full": (
+        '[aggregator]\nkind = "fedavg"\ngoal = 6\n[[policy]]\nkind = "cohort"\ngoal = 4\nover_selection = 0.25\n',
+        "cohort lets 5 devices into a round, fedavg waits for 6",
+    ),
+    "a barrier behind another policy": (
+        '[aggregator]\nkind = "fedavg"\n[[policy]]\nkind = "whale_fl"\n[[policy]]\nkind = "cohort"\n',
+        "cohort makes devices wait: it must be the first policy, and the only one that does",
+    ),
+    "two barriers": (
+        '[aggregator]\nkind = "fedavg"\n[[policy]]\nkind = "cohort"\n[[policy]]\nkind = "ssp"\n',
+        "ssp makes devices wait: it must be the first policy, and the only one that does",
+    ),
     "a width in text": (
         BUFFER + '[[policy]]\nkind = "heterofl"\nwidths = { pi3 = "0.5" }\n',
         "[[policy]] heterofl: widths is '0.5', expected float",
@@ -172,8 +214,8 @@ def test_a_mistake_is_named(wrong):
     assert refused.value.detail.startswith(sentence)
 
 
-@pytest.mark.parametrize("text", ["fedavg", ""])
+@pytest.mark.parametrize("text", ["fedsgd", ""])
 def test_a_preset_that_does_not_exist(text):
-    with pytest.raises(ShoalError, match=f"There is no recipe '{text}', only fedasmu, fedbuff-heterofl") as refused:
+    with pytest.raises(ShoalError, match=f"There is no recipe '{text}', only fedasmu, fedasync, fedavg, ") as refused:
         load(text)
     assert refused.value.code == "bad-recipe"
