@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import secrets
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from attrs import evolve
 from cheroot.ssl.builtin import BuiltinSSLAdapter
 from cheroot.wsgi import Server
 from flask import Flask
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 import web
 from coordinator import api, auth, operators
@@ -26,7 +27,7 @@ from coordinator.broker.embedded import BrokerError, EmbeddedBroker
 from coordinator.broker.link import Link
 from coordinator.errors import ShoalError
 from coordinator.fleet import authority
-from coordinator.fleet.authority import TlsFiles
+from coordinator.fleet.authority import AuthorityError, NameRefused, TlsFiles
 from coordinator.home import claim
 from coordinator.services import Services
 from coordinator.settings import Settings
@@ -68,9 +69,20 @@ class Coordinator:
         """Bring everything up; what was started is taken down again if a later part fails."""
         try:
             self._start()
-        except BaseException:
+        except BaseException as error:
             self._closing.close()
+            if isinstance(error, OSError):
+                home = self.settings.home
+                raise ShoalError("home-unusable", f"The coordinator cannot start in {home}: {error}") from error
+            if isinstance(error, DBAPIError):
+                where = self.database.shown
+                raise ShoalError("database-unusable", f"The database {where} cannot be used: {error.orig}") from error
             raise
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the one thread that writes is there; without it nothing is learned, and nothing is stored."""
+        return self.steward.is_alive()
 
     def stop(self) -> None:
         """Take everything down, in the reverse order."""
@@ -102,9 +114,11 @@ class Coordinator:
 
     def _start(self) -> None:
         home = self.settings.home
+        _check_host(self.settings.host)
         self._closing.enter_context(claim(home))
-        self.database.upgrade()
         self._closing.callback(self.database.close)
+        self._closing.enter_context(self.database.claimed())
+        self.database.upgrade()
         tls = self._tls()
         segments = Segments(home / "segments")
         self._closing.callback(segments.close)
@@ -157,15 +171,25 @@ class Coordinator:
         threading.Thread(target=server.serve, name="http", daemon=True).start()
         home, now = self.settings.home, self._clock()
         self.steward.write(lambda session: operators.ensure_local_token(session, home, now))
-        running = {"url": self.url, "ca": str(tls.ca) if tls else None, "pid": os.getpid()}
+        running = {
+            "url": self.url,
+            "ca": str(tls.ca) if tls else None,
+            "pid": os.getpid(),
+            "database": self.settings.database_url,
+        }
         _write_aside(home / RUNNING, json.dumps(running))
         self._closing.callback(lambda: (home / RUNNING).unlink(missing_ok=True))
 
     def _tls(self) -> TlsFiles | None:
         if not self.settings.encrypted:
             return None
-        names = {self.settings.address, self.settings.host} - {"", "0.0.0.0", "::"}  # noqa: S104
-        return authority.establish(self.settings.home, names, now=datetime.fromtimestamp(self._clock(), UTC))
+        names = {self.settings.address, self.settings.host} - {"", "0.0.0.0"}  # noqa: S104
+        try:
+            return authority.establish(self.settings.home, names, now=datetime.fromtimestamp(self._clock(), UTC))
+        except NameRefused as error:
+            raise ShoalError("bad-request", str(error)) from error
+        except AuthorityError as error:
+            raise ShoalError("home-unusable", str(error)) from error
 
     def _authenticator(self, password: str) -> Callable[[str, str, str], bool]:
         def authenticate(username: str, secret: str, client_id: str) -> bool:
@@ -188,6 +212,16 @@ class _Server(Server):
         log.log(min(level, logging.WARNING), "http %s", msg.strip(), exc_info=traceback)
 
 
+def _check_host(host: str) -> None:
+    """ShoalError bad-request if this machine has no such address: no port is in use then."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        socket.create_server((host, 0), family=family).close()
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ShoalError("bad-request", f"This machine cannot listen at {host[:80]!r}: {reason}") from error
+
+
 def _keep(settings: Settings) -> Keep:
     return Keep(
         telemetry=settings.keep_telemetry * 3600,
@@ -198,6 +232,9 @@ def _keep(settings: Settings) -> Keep:
 
 
 def _write_aside(path: Path, text: str) -> None:
+    """Whoever reads the file sees all of it or none; the database's URL may hold a password, so it is ours alone."""
     aside = path.with_suffix(".new")
+    aside.touch(0o600)
+    aside.chmod(0o600)
     aside.write_text(text)
     os.replace(aside, path)

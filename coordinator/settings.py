@@ -13,6 +13,8 @@ from sqlalchemy import URL
 
 from coordinator.errors import ShoalError
 
+LOG_LEVELS = ("debug", "info", "warning", "error")
+
 
 def default_home() -> Path:
     return Path(os.environ.get("XDG_DATA_HOME", Path.home() / ".local" / "share")) / "shoal"
@@ -60,11 +62,12 @@ class Settings:
     @property
     def address(self) -> str:
         """What devices call the coordinator by."""
-        return self.name or ("localhost" if self.host in ("0.0.0.0", "::") else self.host)  # noqa: S104 - it is told apart, not bound
+        return self.name or ("localhost" if self.host == "0.0.0.0" else self.host)  # noqa: S104 - it is told apart, not bound
 
     @property
     def url(self) -> str:
-        return f"{'https' if self.encrypted else 'http'}://{self.address}:{self.port}"
+        host = f"[{self.address}]" if ":" in self.address else self.address
+        return f"{'https' if self.encrypted else 'http'}://{host}:{self.port}"
 
 
 def sqlite_url(path: Path) -> str:
@@ -114,6 +117,12 @@ def _checked(values: Mapping[str, Any]) -> Settings:
     settings = Settings(**read)
     if settings.tls not in ("auto", "on", "off"):
         raise ShoalError("bad-request", f"Setting tls is {settings.tls!r}, expected auto, on or off")
+    if settings.log_level.lower() not in LOG_LEVELS:
+        known = ", ".join(LOG_LEVELS)
+        raise ShoalError("bad-request", f"Setting log_level is {settings.log_level!r}, expected one of {known}")
+    if settings.host in ("", "::"):
+        every = "expected an address of this machine, or 0.0.0.0 for every one of IPv4"
+        raise ShoalError("bad-request", f"Setting host is {settings.host!r}, {every}")
     for name in ("port", "mqtt_port"):
         if not 0 <= getattr(settings, name) <= 65535:
             raise ShoalError("bad-request", f"Setting {name} is {getattr(settings, name)}, expected 0 to 65535")

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import re
+import shlex
 import socket
 import sys
 from collections.abc import Callable, Sequence
@@ -59,20 +60,20 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="shoal-agent",
         description="Trains a share of a model on this device and reports updates to its coordinator.",
-        epilog="example:\n  shoal-agent enrol --url https://coordinator:8443 --token TOKEN --data train.npz\n"
+        epilog="example:\n  shoal-agent enrol --url https://coordinator:8750 --token TOKEN --data train.npz\n"
         f"  shoal-agent run\n\n{EXIT_CODES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"shoal-agent {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     enrol = _command(commands, "enrol", _enrol, "join a fleet with a claim token; asking again is harmless")
-    enrol.add_argument("--url", required=True, help="the coordinator, e.g. https://coordinator:8443")
+    enrol.add_argument("--url", required=True, help="the coordinator, e.g. https://coordinator:8750")
     enrol.add_argument("--token", required=True, help="the claim token, shoal1....")
     enrol.add_argument("--data", required=True, type=Path, metavar="FILE", help="the training data (.npz)")
     enrol.add_argument("--name", help="what people call this device (default: its host name)")
     enrol.epilog = (
         "example:\n"
-        "  shoal-agent enrol --url https://coordinator:8443 --token shoal1.ab.cd.ef --data train.npz"
+        "  shoal-agent enrol --url https://coordinator:8750 --token shoal1.ab.cd.ef --data train.npz"
         f"\n\n{EXIT_CODES}"
     )
     enrol.add_argument("--json", action="store_true", help="answer in JSON")
@@ -114,9 +115,8 @@ def _enrol(arguments: argparse.Namespace) -> None:
     if arguments.json:
         print(json.dumps(answer))
     else:
-        print(
-            f"enrolled as {known.device} at {known.url}; {len(data)} samples; start it with: shoal-agent run"
-        )
+        start = "shoal-agent run" + (f" --home {shlex.quote(str(arguments.home))}" if arguments.home else "")
+        print(f"enrolled as {known.device} at {known.url}; {len(data)} samples; start it with: {start}")
 
 
 def _run(arguments: argparse.Namespace) -> None:

@@ -15,6 +15,8 @@ from protocol.weights import Array
 
 from .errors import DataError
 
+MAX_CLASSES = 1_000_000
+
 
 @frozen(eq=False)
 class Dataset:
@@ -57,7 +59,7 @@ def load(path: Path) -> Dataset:
         raise
     except FileNotFoundError as error:
         raise DataError(f"the data file {path} does not exist") from error
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, MemoryError) as error:
+    except (OSError, ValueError, EOFError, SyntaxError, zipfile.BadZipFile, zlib.error, MemoryError) as error:
         raise DataError(f"{path} cannot be read as an .npz file: {error}") from error
     try:
         return checked(x, y, classes)
@@ -84,9 +86,9 @@ def checked(x: NDArray[Any], y: NDArray[Any], classes: NDArray[Any] | None = Non
 
 def _classes(y: NDArray[Any], classes: NDArray[Any] | None) -> int:
     if classes is None:
-        return max(int(y.max()), 0) + 1
-    if classes.ndim != 0 or classes.dtype.kind not in "iu" or not 1 <= int(classes) <= 1_000_000:
-        raise DataError(f"classes is {str(classes)[:40]}, expected one whole number from 1 to 1000000")
+        return min(max(int(y.max()), 0) + 1, MAX_CLASSES)
+    if classes.ndim != 0 or classes.dtype.kind not in "iu" or not 1 <= int(classes) <= MAX_CLASSES:
+        raise DataError(f"classes is {str(classes)[:40]}, expected one whole number from 1 to {MAX_CLASSES}")
     return int(classes)
 
 

@@ -159,7 +159,8 @@ def _already(home: Path, address: Address, token: Token) -> Identity | None:
         return None
     if known.token != token.id or known.url != address.url:
         raise UsageError(
-            f"{home} already belongs to device {known.device} of {known.url}; choose another --home"
+            f"{home} already belongs to device {known.device} of {known.url}; choose another --home, "
+            "or remove this one first if that device was revoked"
         )
     return known
 

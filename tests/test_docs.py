@@ -9,12 +9,13 @@ import pytest
 from attrs import fields
 
 from coordinator.cli import COMMANDS, main
+from coordinator.compiler.zoo import ZOO
 from coordinator.errors import CATALOGUE
 from coordinator.settings import Settings
 from coordinator.store.models import Base
 from coordinator.store.registry import STATUSES
 from coordinator.strategies import AGGREGATORS, POLICIES, TRANSFORMS
-from coordinator.training.recipe import parse, presets
+from coordinator.training.recipe import BasePlan, parse, presets
 from device_agent import cli as agent_cli
 from device_agent.settings import Settings as AgentSettings
 from protocol import tensors, topics
@@ -115,6 +116,19 @@ def test_every_strategy_stands_in_recipes_with_its_options(kind: str) -> None:
 def test_every_preset_stands_in_recipes_and_parses(name: str) -> None:
     assert f"`{name}`" in page("recipes.md")
     assert parse(presets()[name]).name == name
+
+
+@pytest.mark.parametrize("key", [f.name for f in fields(BasePlan)])
+def test_every_key_of_the_plan_stands_in_recipes_with_its_default(key: str) -> None:
+    default = getattr(BasePlan(), key)
+    written = f"`{default}`" if isinstance(default, str) else f"{default:g}"
+    assert f"| `{key}` | {written} |" in page("recipes.md")
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_every_model_stands_in_models_with_what_it_takes(name: str) -> None:
+    spec = ZOO[name]
+    assert f"| `{name}` | {list(spec.input)} | {spec.classes} |" in page("models.md")
 
 
 def test_the_example_recipe_of_the_page_is_a_recipe() -> None:

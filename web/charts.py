@@ -38,6 +38,8 @@ UNUSED: Final = ("stale", "refused", "expired", "cancelled")
 LANE: Final = 15
 """Pixels of the timeline for each device."""
 STALENESS_BINS: Final = 40
+TIMES: Final = 4
+"""Labels that a time axis aims at."""
 _DAY = "%H:%M:%S"
 
 
@@ -130,6 +132,7 @@ def timeline(bars: Sequence[Bar], devices: Sequence[str], since: float, until: f
     plot.xaxis.formatter = DatetimeTickFormatter(
         milliseconds=_DAY, seconds=_DAY, minsec=_DAY, minutes="%H:%M", hourmin="%H:%M", hours="%H:%M"
     )
+    _seldom(plot)
     plot.xaxis.axis_label = "UTC"
     plot.ygrid.visible = False
     plot.yaxis.major_label_text_font_size = "10.5px"
@@ -189,6 +192,7 @@ def widths(spans: Sequence[WidthSpan], theme: str) -> Chart:
         fill_color=[tones[name.removeprefix("--")] for name in names], line_color=None,
     )  # fmt: skip
     _explain(plot, stacked, [("Updates", "@total"), ("By width", "@text")])
+    _seldom(plot)
     plot.xaxis.axis_label = "UTC"
     plot.y_range.start = 0
     return Chart(plot, {"widths": columns})
@@ -248,6 +252,13 @@ def _dress(axis: Any, tones: Mapping[str, str]) -> None:
     axis.major_label_text_font = axis.axis_label_text_font = "system-ui, sans-serif"
     axis.major_label_text_font_size = axis.axis_label_text_font_size = "11px"
     axis.axis_label_text_font_style = "normal"
+
+
+def _seldom(plot: Any) -> None:
+    """Few enough times on the axis that they stand apart on a telephone: "12:34:56" takes 50 of its 300 pixels."""
+    ticker = plot.xaxis[0].ticker
+    for part in (ticker, *ticker.tickers):
+        part.desired_num_ticks = TIMES
 
 
 def _explain(plot: Any, renderers: list[Any], tips: Sequence[tuple[str, str]], mode: Any = "mouse") -> None:

@@ -27,6 +27,7 @@ def install(blueprint: Blueprint) -> None:
     blueprint.app_template_global()(sparkline)
     blueprint.app_template_global()(here)
     blueprint.app_template_global()(mentions)
+    blueprint.app_template_global()(assignments_in)
     blueprint.app_template_global()(sort_link)
 
 
@@ -141,7 +142,7 @@ def mentions(text: str, links: Mapping[str, str]) -> Markup:
     parts: list[str | Markup] = [text]
     for name, address in links.items():
         link = Markup('<a href="{}">{}</a>').format(address, name)
-        whole = re.compile(rf"(?<![\w-]){re.escape(name)}(?![\w-])")
+        whole = re.compile(rf"(?<![\w-]){re.escape(name)}(?![\w-]|\.\d)")
         for index, part in enumerate(parts):
             if not isinstance(part, Markup) and (found := whole.search(part)):
                 parts[index : index + 1] = [part[: found.start()], link, part[found.end() :]]
@@ -149,6 +150,11 @@ def mentions(text: str, links: Mapping[str, str]) -> Markup:
         else:
             parts += [" · ", link]
     return Markup("").join(parts)
+
+
+def assignments_in(text: str, run: str) -> list[str]:
+    """The ids of the run's assignments that a sentence mentions: those of ``digits-1`` are ``digits-1.1`` and so on."""
+    return list(dict.fromkeys(re.findall(rf"(?<![\w-]){re.escape(run)}\.\d+(?![\w-])", text)))
 
 
 def here(**changes: Any) -> str:

@@ -16,6 +16,7 @@ from coordinator.api.throttle import Throttle
 from coordinator.auth import services
 from coordinator.errors import ShoalError
 from coordinator.fleet import enrolment
+from coordinator.store.ledger import OPEN
 from coordinator.store.models import Assignment
 from protocol.errors import ProtocolError
 from protocol.messages import EnrolmentReply, EnrolmentRequest
@@ -23,6 +24,9 @@ from protocol.messages import EnrolmentReply, EnrolmentRequest
 FAILURES: Final = 20
 FAILURE_WINDOW: Final = 600.0
 """Seconds. A room full of boards behind one address may fumble, a guesser gets nowhere."""
+
+OUR_FAULT: Final = ("busy", "database-unusable", "internal")
+"""What a device can do nothing about, and is not blamed for."""
 
 
 def enrol(body: EnrolmentRequest) -> EnrolmentReply:
@@ -40,8 +44,9 @@ def enrol(body: EnrolmentRequest) -> EnrolmentReply:
 
     try:
         return services().commands.write(join)
-    except (ShoalError, ProtocolError):
-        throttle.failed(address, now)
+    except (ShoalError, ProtocolError) as error:
+        if not (isinstance(error, ShoalError) and error.code in OUR_FAULT):
+            throttle.failed(address, now)
         raise
 
 
@@ -56,18 +61,16 @@ def authority() -> Response:
 def blob(sha256: str) -> Response:
     """Bytes that an open assignment of this device names; may be asked for in ranges."""
     path = services().blobs.path(sha256)
+    named = select(Assignment.id).where(
+        Assignment.device_id == g.device,
+        or_(Assignment.artifact_sha256 == sha256, Assignment.weights_sha256 == sha256),
+    )
     with services().database.read() as reading:
-        assigned = reading.scalar(
-            select(Assignment.id)
-            .where(
-                Assignment.device_id == g.device,
-                Assignment.state.in_(("offered", "taken")),
-                or_(Assignment.artifact_sha256 == sha256, Assignment.weights_sha256 == sha256),
-            )
-            .limit(1)
-        )
-    if assigned is None:
-        raise ShoalError("not-allowed", "No open assignment of this device names this blob")
+        if reading.scalar(named.where(Assignment.state.in_(OPEN)).limit(1)) is None:
+            # What was closed while its device was on the way is gone; it was never a thing the device might not have.
+            if reading.scalar(named.limit(1)) is None:
+                raise ShoalError("not-allowed", "No assignment of this device names this blob")
+            raise ShoalError("not-found", "The assignment that names this blob is closed")
     if not path.is_file():
         raise ShoalError("not-found", f"Blob {sha256} is gone from the coordinator's disk")
     response = send_file(path, mimetype="application/octet-stream", etag=sha256, max_age=0)

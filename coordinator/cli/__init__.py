@@ -61,7 +61,7 @@ def main() -> None:
       shoal run start --model mlp --recipe whale-fl --dataset test.npz
 
     The commands that operate the fleet talk to the coordinator that runs on this machine, by the address and the token
-    in its home folder; --url and the variable SHOAL_API_TOKEN name another one.
+    in its home folder; --url, --ca and the variable SHOAL_API_TOKEN name another one.
 
     Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 no coordinator answers.
     """

@@ -15,7 +15,9 @@ def api_token() -> None:
     \b
     Example:
       shoal api-token create --name grafana --role viewer
-      SHOAL_API_TOKEN=shoal-api.… shoal device list --url https://shoal.local:8750
+      SHOAL_API_TOKEN=shoal-api.… shoal device list --url https://shoal.local:8750 --ca ca.pem
+
+    ca.pem is a copy of tls/ca.pem in the coordinator's home folder.
     """
 
 

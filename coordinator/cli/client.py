@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 import json
 import os
+import re
 import ssl
 from collections.abc import Callable
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from typing import Any, Final, TypeVar
 from urllib.error import HTTPError, URLError
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, urlencode, urlsplit
 from urllib.request import HTTPRedirectHandler, HTTPSHandler, ProxyHandler, Request, build_opener
 
 import click
@@ -29,19 +30,21 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 class Address:
     """Where the running coordinator is: ``coordinator.json`` in its home folder, there while it runs.
 
-    ``url`` of the pages and the API, ``ca`` the path of the authority's certificate (None without TLS).
+    ``url`` of the pages and the API, ``ca`` the path of the authority's certificate (None without TLS), ``database``
+    the URL of the database (None where it is not told).
     """
 
     url: str
     ca: str | None
+    database: str | None = None
 
     @classmethod
     def find(cls, home: Path) -> Address | None:
         """None if no coordinator has left a readable one."""
         try:
             found = json.loads((home / "coordinator.json").read_text())
-            return cls(str(found["url"]), found["ca"])
-        except (OSError, ValueError, KeyError, TypeError):
+            return cls(str(found["url"]), found["ca"], found.get("database"))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
 
 
@@ -125,25 +128,66 @@ class Client:
         return said
 
 
-def connect(home: Path | None, url: str | None) -> Client:
-    """A client for the coordinator of a home folder, or for the one at ``url``."""
+def connect(home: Path | None, url: str | None = None, ca: Path | None = None) -> Client:
+    """A client for the coordinator of a home folder, or for the one at ``url``, with ``ca`` as its authority.
+
+    What lies in the home folder, its token and its authority, is for the coordinator of that folder only: another
+    address is never shown the token.
+    """
     place = settings.load({"home": home}).home
     found = Address.find(place)
-    if url is None and found is None:
+    if url is not None and (found is None or _origin(url) != _origin(found.url)):
+        return Client(_safe(url), _given_token(url), str(ca) if ca else None)
+    if found is None:
         raise NoCoordinator(f"No coordinator runs in {place}. Start it with: shoal serve")
-    if url is not None and not url.startswith(("http://", "https://")):
+    return Client(found.url, _token(place), str(ca) if ca else found.ca)
+
+
+def _origin(url: str) -> tuple[str, str, int]:
+    """Scheme, host and port; where a token is sent is decided by these."""
+    try:
+        parts = urlsplit(url)
+        scheme, host, port = parts.scheme, parts.hostname or "", parts.port
+    except ValueError as error:  # a port that is none, brackets that do not close
+        raise click.BadParameter(f"{url!r} is no address: {error}", param_hint="--url") from error
+    if scheme not in ("http", "https") or not host:
         raise click.BadParameter(f"{url!r} is no http:// or https:// address", param_hint="--url")
-    return Client(url or (found.url if found else ""), _token(place), found.ca if found else None)
+    return scheme, host, port or (443 if scheme == "https" else 80)
+
+
+def _safe(url: str) -> str:
+    scheme, host, _ = _origin(url)
+    loopback = host in ("localhost", "::1") or re.fullmatch(r"127(\.\d{1,3}){3}", host)
+    if scheme == "http" and not loopback:
+        raise Refused(f"{url} would carry the token in the clear: plain http is for this machine only, use https://")
+    return url
+
+
+def _given_token(url: str) -> str:
+    token = _from_environment()
+    if token is None:
+        raise Refused(
+            f"{url} is not the coordinator of this home folder, so api.token is not sent there: set SHOAL_API_TOKEN "
+            "to a token that `shoal api-token create` made there"
+        )
+    return token
 
 
 def _token(home: Path) -> str:
-    if token := os.environ.get("SHOAL_API_TOKEN"):
-        return token.strip()
+    if token := _from_environment():
+        return token
     try:
         return (home / "api.token").read_text().strip()
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise Refused(f"{home / 'api.token'} cannot be read ({reason}), and SHOAL_API_TOKEN is not set") from error
+
+
+def _from_environment() -> str | None:
+    token = os.environ.get("SHOAL_API_TOKEN", "").strip()
+    if not re.fullmatch(r"[!-~]*", token):
+        raise Refused("SHOAL_API_TOKEN is no token: expected printable characters without spaces")
+    return token or None
 
 
 def home_option(command: Command) -> Command:
@@ -160,8 +204,24 @@ def operates(command: Callable[..., Any]) -> Callable[..., Any]:
 
     @home_option
     @click.option("--url", help="The coordinator's address, if it is not the one that runs here.")
+    @click.option(
+        "--ca",
+        type=click.Path(path_type=Path, dir_okay=False),
+        envvar="SHOAL_CA",
+        help="Certificate of the coordinator's own authority (or SHOAL_CA), for one with a --url.",
+    )
     @functools.wraps(command)
-    def connected(*args: Any, home: Path | None, url: str | None, **options: Any) -> Any:
-        return command(connect(home, url), *args, **options)
+    def connected(*args: Any, home: Path | None, url: str | None, ca: Path | None, **options: Any) -> Any:
+        client = connect(home, url, ca)
+        try:
+            return command(client, *args, **options)
+        except UnicodeError:  # the terminal's, not the answer's
+            raise
+        except (LookupError, TypeError, AttributeError, ValueError, OverflowError) as error:
+            # Commands pick from JSON that another program made, perhaps of another version.
+            raise Refused(
+                f"{client.url} gave an answer that this version of shoal does not understand "
+                f"({type(error).__name__}: {error}); --json shows it as it is"
+            ) from error
 
     return connected

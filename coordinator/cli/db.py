@@ -9,15 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import click
+from attrs import evolve
 from sqlalchemy import func, make_url, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from coordinator import settings
-from coordinator.cli.client import home_option
+from coordinator.cli.client import Address, home_option
 from coordinator.cli.output import facts, json_option, print_json
 from coordinator.errors import ShoalError
 from coordinator.home import claim
+from coordinator.settings import Settings
 from coordinator.store import archive, copying
 from coordinator.store.database import Database
 from coordinator.store.models import Base
@@ -42,7 +44,7 @@ def upgrade(home: Path | None) -> None:
     Example:
       shoal db upgrade
     """
-    given = settings.load({"home": home})
+    given = located(home)
     if not given.database:
         given.home.mkdir(parents=True, exist_ok=True)
     database = Database(given.database_url)
@@ -63,7 +65,7 @@ def check(home: Path | None, as_json: bool) -> None:
     Example:
       shoal db check --json
     """
-    where = make_url(settings.load({"home": home}).database_url).render_as_string(hide_password=True)
+    where = make_url(located(home).database_url).render_as_string(hide_password=True)
     with opened(home) as database:
         found = {"database": where, **_check(database)}
     if as_json:
@@ -84,7 +86,7 @@ def path(home: Path | None) -> None:
     Example:
       sqlite3 "$(shoal db path)"
     """
-    url = make_url(settings.load({"home": home}).database_url)
+    url = make_url(located(home).database_url)
     click.echo(url.database if url.get_backend_name() == "sqlite" else url.render_as_string(hide_password=True))
 
 
@@ -98,7 +100,7 @@ def backup(home: Path | None, file: Path) -> None:
     Example:
       shoal db backup /srv/backups/shoal-$(date +%F).tar
     """
-    given = settings.load({"home": home})
+    given = located(home)
     with opened(home):
         pass  # a sentence for one that is not there
     made = archive.backup(given.home, given.database_url, file)
@@ -117,7 +119,7 @@ def restore(home: Path | None, file: Path) -> None:
     Example:
       shoal db restore /srv/backups/shoal-2026-03-31.tar --home /srv/shoal
     """
-    given = settings.load({"home": home})
+    given = located(home)
     with claim(given.home):
         found = archive.restore(file, given.home, given.database_url)
     rows = sum(found.rows.values())
@@ -134,7 +136,7 @@ def copy(home: Path | None, target: str) -> None:
     Example:
       shoal db copy --to postgresql+psycopg://shoal@db.local/shoal
     """
-    given = settings.load({"home": home})
+    given = located(home)
     into = Database(target)
     try:
         with claim(given.home), opened(home) as source:
@@ -150,10 +152,27 @@ def _progress(table: str, rows: int) -> None:
         click.echo(f"\r{table}: {rows} rows\033[K", nl=False, err=True)
 
 
+def located(home: Path | None) -> Settings:
+    """The settings, with the database that the coordinator of this home uses, where it was named to `shoal serve` only
+    and the coordinator has left word of it."""
+    given = settings.load({"home": home})
+    left = Address.find(given.home)
+    if given.database or left is None or not left.database or ":***@" in left.database:
+        return given  # where the password is left out, it has to be told anew
+    return evolve(given, database=left.database)
+
+
 @contextmanager
 def opened(home: Path | None) -> Iterator[Database]:
     """The database for reading only, also while a coordinator writes to it; ShoalError database-unusable."""
-    database = Database(settings.load({"home": home}).database_url, read_only=True)
+    given = located(home)
+    if not given.database and not (given.home / "shoal.db").exists() and (given.home / "api.token").exists():
+        raise ShoalError(
+            "database-unusable",
+            f"There is no database {given.home / 'shoal.db'}, although a coordinator has run here: if it was started "
+            "with --database, set SHOAL_DATABASE to the same URL",
+        )
+    database = Database(given.database_url, read_only=True)
     try:
         yield database
     except DBAPIError as error:

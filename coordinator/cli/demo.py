@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 import signal
 import sys
@@ -11,7 +12,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from coordinator.errors import ShoalError
 from coordinator.fleet import tokens
 from coordinator.settings import Settings
 from coordinator.training import recipe as recipes
+from coordinator.training.runs import read_spec
 
 console = Console(stderr=True, width=None if sys.stderr.isatty() else 120)
 
@@ -54,12 +56,15 @@ def demo(**options: Any) -> None:
     """
     logging.basicConfig(level="ERROR", format="%(levelname)s %(name)s %(message)s", stream=sys.stderr)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup leaves it
+        signal.signal(signal.SIGHUP, signal.default_int_handler)
     try:
         reached = _demo(**options)
     except ShoalError as error:
         raise click.ClickException(f"{error.entry.title}. {error.detail}") from error
     except KeyboardInterrupt:
-        console.print("Stopped.")
+        with suppress(OSError):  # the terminal may be gone
+            console.print("Stopped.")
         reached = False
     sys.exit(0 if reached else 1)
 
@@ -79,22 +84,21 @@ def _demo(
     leave: bool,
 ) -> bool:
     started = time.time()
+    _check_writable(json_file)
     rng = np.random.default_rng(seed)
     samples = data.from_file(data_file) if data_file else data.handwritten_digits()
+    network = _text_of(model, ".json") if model else _model(samples)
+    fastest = fleet.pace(read_spec(network), devices)
     test, train = data.split(samples, rng)
     hands = data.deal(train, devices, rng)
     cookbook = recipes.load(_text_of(recipe, ".toml")).to_toml()
     with _folder(home) as folder, Coordinator(_settings(folder, port)) as coordinator:
         url = coordinator.login_url()
         console.print(f"Shoal is at [bold]{coordinator.url}[/]  log in once with {url}", soft_wrap=True)
-        (folder / "data").mkdir(exist_ok=True)
-        test.save(folder / "data" / "test.npz")
-        agents = fleet.muster(folder, devices)
-        paths = [folder / "data" / f"{agent.name}.npz" for agent in agents]
-        for path, hand in zip(paths, hands, strict=True):
-            hand.save(path)
+        agents = fleet.muster(folder, devices, fastest)
+        paths = _deal_out(folder / "data", test, agents, hands)
         run = coordinator.steward.start_run(
-            model=_text_of(model, ".json") if model else _model(samples),
+            model=network,
             recipe=cookbook,
             dataset=str(folder / "data" / "test.npz"),
             target=target,
@@ -114,6 +118,25 @@ def _demo(
         finally:
             _end(agents)
         return final.reached
+
+
+def _deal_out(folder: Path, test: data.Samples, agents: list[Agent], hands: list[data.Samples]) -> list[Path]:
+    """Write everybody's samples; the files of the agents."""
+    folder.mkdir(exist_ok=True)
+    test.save(folder / "test.npz")
+    paths = [folder / f"{agent.name}.npz" for agent in agents]
+    for path, hand in zip(paths, hands, strict=True):
+        hand.save(path)
+    return paths
+
+
+def _check_writable(file: Path | None) -> None:
+    """Before minutes are spent on what cannot be written down."""
+    if file is None:
+        return
+    there = file.exists()
+    if (there and not file.is_file()) or not os.access(file if there else file.absolute().parent, os.W_OK):
+        raise ShoalError("home-unusable", f"{file} cannot be written: name a file in a folder that is there")
 
 
 def _settings(folder: Path, port: int) -> Settings:
@@ -151,6 +174,12 @@ def _model(samples: data.Samples) -> str:
     layers: list[Any] = [{"dense": {"units": 256}}, "relu", {"dense": {"units": classes}}]
     if len(shape) == 3:
         layers = [*_block(16), *_block(32), "flatten", {"dense": {"units": 64}}, "relu", {"dense": {"units": classes}}]
+    elif len(shape) == 2:
+        raise ShoalError(
+            "bad-dataset",
+            f"Samples of shape {shape} fit no built-in model: for images add a channel axis, x[..., None], "
+            "for signals name --model",
+        )
     elif len(shape) != 1:
         raise ShoalError("bad-dataset", f"Samples of shape {shape} fit no built-in model: name --model")
     return json.dumps({"name": "demo", "input": shape, "classes": classes, "layers": layers})
@@ -214,9 +243,7 @@ def _conclude(final: report.Report, json_file: Path | None) -> None:
     console.print(report.table(final))
     accuracy = "none" if final.accuracy is None else f"{final.accuracy:.4f}"
     verdict = f"reached {final.target:g}" if final.reached else f"did not reach {final.target:g}"
-    counts = ", ".join(f"{count} {outcome}" for outcome, count in final.updates.items() if count)
-    spent = f"{final.seconds:.1f} s, {final.versions} versions, {counts} updates"
-    console.print(f"The fleet {verdict}: accuracy {accuracy} after {spent}.")
+    console.print(f"The fleet {verdict}: accuracy {accuracy} after {report.spent(final)}.")
     if json_file is not None:
         try:
             json_file.write_text(json.dumps(final.to_json(), indent=2) + "\n")

@@ -40,7 +40,8 @@ def list_devices(client: Client, page: int, as_json: bool, **wanted: str | None)
         print_json(found)
         return
     heads = ("id", "name", "group", "status", "since", "last seen", "run", "width", "applied", "flags")
-    table(heads, [_line(row) for row in found["rows"]])
+    spare = ("since", "flags", "width", "run", "group", "applied", "last seen", "name")
+    table(heads, [_line(row) for row in found["rows"]], spare)
     shown = len(found["rows"])
     if shown < found["total"]:
         click.echo(f"{shown} of {found['total']} devices, page {page}.", err=True)

@@ -13,9 +13,9 @@ import click
 from attrs import fields
 from sqlalchemy.orm import Session
 
-from coordinator import export, settings
+from coordinator import export
 from coordinator.cli.client import home_option
-from coordinator.cli.db import opened
+from coordinator.cli.db import located, opened
 from coordinator.cli.output import duration, moment, table, time
 from coordinator.errors import ShoalError
 from coordinator.export import Sheet
@@ -109,7 +109,7 @@ def sql(home: Path | None, statement: str, limit: int, timeout: float, form: str
     Example:
       shoal history sql "SELECT device, share FROM v_device_contribution WHERE run_id = 'digits-1'"
     """
-    given = settings.load({"home": home})
+    given = located(home)
     most = limit or 1 << 62
     with console.ask(given.reader_url, statement, limit=most, seconds=timeout) as sheet:
         count = _print(sheet, form)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
@@ -22,11 +23,13 @@ json_option: Callable[[Command], Command] = click.option(
 )
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """A table; aligned by spaces and never cut where the output is not a terminal."""
+def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], spare: Sequence[str] = ()) -> None:
+    """A table; aligned by spaces and never cut where the output is not a terminal. On a narrow one the columns of
+    ``spare`` are left out, the first of them first, until the others fit."""
     texts = [[cell(value) for value in row] for row in rows]
     if sys.stdout.isatty():
-        _terminal(columns, texts)
+        kept = _fitting(columns, texts, spare, shutil.get_terminal_size().columns)
+        _terminal([columns[place] for place in kept], [[line[place] for place in kept] for line in texts])
         return
     heads = [column.upper() for column in columns]
     widths = [max(len(line[place]) for line in [heads, *texts]) for place in range(len(columns))]
@@ -85,6 +88,18 @@ def time(text: str) -> float:
         return (read if read.tzinfo else read.replace(tzinfo=UTC)).timestamp()
     except (ValueError, OverflowError) as error:
         raise click.BadParameter(f"{text!r} is no time: write 2026-03-31, 2026-03-31T12:00 or 2h (ago)") from error
+
+
+def _fitting(columns: Sequence[str], texts: Sequence[Sequence[str]], spare: Sequence[str], room: int) -> list[int]:
+    """Places of the columns that are shown in ``room`` characters; two columns are three apart, and the
+    table has a margin of one."""
+    widths = [max(len(line[place]) for line in [columns, *texts]) + 3 for place in range(len(columns))]
+    kept = list(range(len(columns)))
+    for name in spare:
+        if sum(widths[place] for place in kept) <= room + 1:
+            break
+        kept.remove(list(columns).index(name))
+    return kept
 
 
 def _terminal(columns: Sequence[str], texts: Sequence[Sequence[str]]) -> None:

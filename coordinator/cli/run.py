@@ -28,7 +28,7 @@ def run() -> None:
 @click.option("--dataset", required=True, type=click.Path(path_type=Path), help="The test set (npz).")
 @click.option("--target", type=float, help="Test accuracy at which the run ends by itself, e.g. 0.95.")
 @click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--name", help="The run's id, if the coordinator shall not choose one.")
+@click.option("--name", help="Stem of the run's id: digits makes digits-1, then digits-2 (default: the model's name).")
 @json_option
 @operates
 def start(client: Client, as_json: bool, dataset: Path, **options: Any) -> None:

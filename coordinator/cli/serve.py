@@ -13,7 +13,13 @@ import click
 
 from coordinator.app import Coordinator
 from coordinator.errors import ShoalError
-from coordinator.settings import load
+from coordinator.settings import LOG_LEVELS, load
+
+
+class _WrongSetting(click.ClickException):
+    """Ends like a wrong option does."""
+
+    exit_code = 2
 
 
 @click.command(epilog="Example:  shoal serve --host 0.0.0.0 --name shoal.local")
@@ -25,7 +31,7 @@ from coordinator.settings import load
 @click.option("--database", help="Database URL (default: SQLite in the home folder).")
 @click.option("--heartbeat", type=float, help="Seconds between two heartbeats of a device (10).")
 @click.option("--tls", type=click.Choice(["auto", "on", "off"]), help="Encryption (auto: on unless loopback).")
-@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]))
+@click.option("--log-level", type=click.Choice(LOG_LEVELS))
 def serve(**options: object) -> None:
     """Run the coordinator: pages, API, broker and training, in one process.
 
@@ -44,11 +50,13 @@ def serve(**options: object) -> None:
             click.echo(f"Shoal is at {coordinator.url}")
             click.echo(f"Log in once within 15 minutes: {coordinator.login_url()}")
             sys.stdout.flush()
-            while not done.wait(3600):
-                pass
+            while not done.wait(2):
+                if not coordinator.healthy:
+                    raise ShoalError("internal", "The thread that writes has ended: see the log, and start it again")
             click.echo("Stopping …", err=True)
     except ShoalError as error:
-        raise click.ClickException(f"{error.entry.title}. {error.detail}") from error
+        kind = _WrongSetting if error.code == "bad-request" else click.ClickException
+        raise kind(f"{error.entry.title}. {error.detail}") from error
 
 
 def _end(done: threading.Event, _: FrameType | None) -> None:

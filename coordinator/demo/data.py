@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from attrs import frozen
@@ -14,6 +16,7 @@ from protocol.weights import Array
 
 TEST_SHARE = 0.2
 CONCENTRATION = 0.5
+MAX_CLASSES = 1_000_000
 
 
 @frozen(eq=False)
@@ -46,9 +49,12 @@ def handwritten_digits() -> Samples:
 def from_file(path: Path) -> Samples:
     """Samples of an npz file with arrays x and y; ShoalError ``bad-dataset``."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        loaded = np.load(path, allow_pickle=False)
+        if not isinstance(loaded, np.lib.npyio.NpzFile):
+            raise ValueError("it is a single array")
+        with loaded as file:
             x, y = np.asarray(file["x"]), np.asarray(file["y"])
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, KeyError, EOFError, MemoryError, SyntaxError, BadZipFile, zlib.error) as error:
         raise ShoalError("bad-dataset", f"{path} is not an npz file with arrays x and y: {error}") from error
     if x.dtype == np.uint8:
         x = x.astype(np.float32) / 255
@@ -59,7 +65,14 @@ def from_file(path: Path) -> Samples:
             f"{path} holds x {x.dtype} {x.shape} and y {y.dtype} {y.shape}: expected at least 100 samples "
             "of finite numbers with whole labels from 0",
         )
-    return Samples(x.astype(np.float32), y.astype(np.int32), int(y.max()) + 1)
+    classes = int(y.max()) + 1
+    if classes > min(MAX_CLASSES, len(y)):
+        raise ShoalError(
+            "bad-dataset",
+            f"{path} holds the label {classes - 1}: labels count the classes from 0, and with {len(y)} samples "
+            f"there are at most {min(MAX_CLASSES, len(y))}",
+        )
+    return Samples(x.astype(np.float32), y.astype(np.int32), classes)
 
 
 def split(samples: Samples, rng: np.random.Generator) -> tuple[Samples, Samples]:
@@ -79,7 +92,7 @@ def deal(samples: Samples, devices: int, rng: np.random.Generator) -> list[Sampl
     if len(samples.y) < devices * 2 * least:
         raise ShoalError("bad-dataset", f"{len(samples.y)} samples are too few for {devices} devices")
     hands: list[list[int]] = [[] for _ in range(devices)]
-    for label in range(samples.classes):
+    for label in np.unique(samples.y):
         rows = np.flatnonzero(samples.y == label)
         cuts = (np.cumsum(rng.dirichlet([CONCENTRATION] * devices))[:-1] * len(rows)).astype(int)
         for hand, part in zip(hands, np.split(rows, cuts), strict=True):

@@ -119,6 +119,15 @@ def _share(telemetry: dict[str, Any] | None) -> float | None:
     return round(min(1.0, float(telemetry["training"]) / float(telemetry["since"])), 3)
 
 
+def spent(report: Report) -> str:
+    """What the run took, e.g. ``12.0 s, 1 version, 4 applied and 1 stale updates``."""
+    counts = [f"{count} {outcome}" for outcome, count in report.updates.items() if count] or ["no"]
+    listed = " and ".join([", ".join(counts[:-1]), counts[-1]]) if len(counts) > 1 else counts[0]
+    versions = "1 version" if report.versions == 1 else f"{report.versions or 'no'} versions"
+    updates = "update" if sum(report.updates.values()) == 1 else "updates"
+    return f"{report.seconds:.1f} s, {versions}, {listed} {updates}"
+
+
 def screen(report: Report, url: str) -> Group:
     """The live view: one line for the run, one row per device."""
     head = Text()

@@ -39,6 +39,10 @@ class AuthorityError(Exception):
     """A certificate, a key or a host name cannot be used. No existing file has been changed."""
 
 
+class NameRefused(AuthorityError):
+    """What the server is to be reached by is no host name."""
+
+
 @frozen
 class TlsFiles:
     """Paths of PEM files: the authority's certificate, the server's certificate and its private key."""
@@ -194,7 +198,7 @@ def _subject_name(name: str) -> x509.GeneralName:
     except ValueError:
         pass
     if not _HOST.fullmatch(name):
-        raise AuthorityError(
+        raise NameRefused(
             f"{name!r} is neither an IP address nor a host name in ASCII (letters, digits, '-', '_', '.')."
         )
     return x509.DNSName(name)

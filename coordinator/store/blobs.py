@@ -45,6 +45,13 @@ class Blobs:
             _sync_folder(path.parent)
         return sha256
 
+    def has(self, sha256: str, size: int | None = None) -> bool:
+        """Whether the file is there, and of that size if one is given; its bytes are not looked at."""
+        try:
+            return size in (None, self.path(sha256).stat().st_size)
+        except OSError:
+            return False
+
     def get(self, sha256: str) -> bytes:
         """The bytes; ShoalError not-found if they are gone or damaged."""
         try:

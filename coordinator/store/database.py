@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from urllib.parse import quote
 
 from alembic import command
@@ -18,6 +19,9 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.orm import Session
 
 from coordinator.errors import ShoalError
+
+LOCK = 0x53686F616C
+"""The advisory lock of PostgreSQL that a coordinator holds: "Shoal" as a number."""
 
 
 class Database:
@@ -34,6 +38,31 @@ class Database:
         if self.engine.dialect.name == "sqlite":
             event.listen(self.engine, "connect", _look if read_only else _pragmas)
             event.listen(self.engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN"))
+
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Hold the database for the one coordinator that may write to it; whoever looks is not kept from it.
+
+        ShoalError database-unusable while another holds it. It is let go at the end, or when the process ends.
+        """
+        taken = ShoalError("database-unusable", f"Another coordinator is using the database {self.shown}")
+        with ExitStack() as held:
+            try:
+                connection = held.enter_context(self.engine.connect())
+                if self.engine.dialect.name == "postgresql":
+                    connection = connection.execution_options(isolation_level="AUTOCOMMIT")
+                    connection.detach()  # closing it then closes the session, and with it goes the lock
+                    if not connection.scalar(text("SELECT pg_try_advisory_lock(:lock)"), {"lock": LOCK}):
+                        raise taken
+                else:
+                    file = connection.exec_driver_sql("PRAGMA database_list").all()[0][2]
+                    held.close()
+                    if file:  # none: it is in memory, and nobody else's anyway
+                        held.enter_context(_beside(Path(file).resolve(), taken))
+            except DBAPIError as error:
+                reason = f"The database {self.shown} cannot be used: {error.orig}"
+                raise ShoalError("database-unusable", reason) from error
+            yield
 
     @contextmanager
     def read(self) -> Iterator[Session]:
@@ -75,6 +104,21 @@ class Database:
 
     def close(self) -> None:
         self.engine.dispose()
+
+
+def _beside(database: Path, taken: ShoalError) -> IO[str]:
+    """A lock on a file beside a SQLite file, until it is closed: SQLite's own locks come and go with transactions."""
+    path = database.with_name(f"{database.name}.lock")
+    try:
+        file = open(path, "a")  # noqa: SIM115 - held until the end
+    except OSError as error:
+        raise ShoalError("database-unusable", f"{path} cannot be written: {error.strerror}") from error
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.close()
+        raise taken from error
+    return file
 
 
 def migrations() -> Path:

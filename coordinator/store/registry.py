@@ -21,6 +21,7 @@ OFFLINE_AFTER: Final = 12
 """Heartbeats without any sign of life."""
 
 STATUSES: Final = ("new", "idle", "training", "late", "offline", "paused", "revoked")
+"""In the order of a device's life."""
 
 _VALUES: Final = frozenset({"agent", "runtime", "samples", "assignment_id", "telemetry", "capability"})
 _ROWS: Final = 500

@@ -92,7 +92,7 @@ class Conversation:
         else:
             view = DeviceView(device, row.group, check_in.samples)
             self._idle.pop(device, None)
-            self.runs.handle(turn, run, CheckedIn(view, check_in))
+            self.runs.check_in(turn, run, CheckedIn(view, check_in))
             return
         turn.seen(device, assignment_id=None)
         turn.send(device, "retry", Retry(check_in=check_in.id, seconds=self._pace(turn, device), reason=reason))

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 
 import numpy as np
-from sqlalchemy import delete, select
+from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
 from coordinator.compiler.compile import compile_model
@@ -63,9 +63,20 @@ class LiveRun:
         return Delivery(*artifact, *weights)
 
     def delivery_again(self, session: Session, offer: Offered) -> Delivery:
-        """What was offered before; ShoalError not-found if its weights are gone."""
+        """What was offered before; ShoalError not-found if its weights are gone. An artifact that is gone is compiled
+        anew."""
         artifact, weights = ledger.delivery(session, offer.assignment)
+        if not self._blobs.has(artifact):
+            artifact = self._artifact(offer.plan.width, offer.plan.batch)[0]
+            # Another compiler than the one before may have made other bytes: devices fetch what their row names.
+            mine = models.Assignment.id == offer.assignment
+            session.execute(update(models.Assignment).where(mine).values(artifact_sha256=artifact))
         return Delivery(artifact, self._size(artifact), weights, self._size(weights))
+
+    def lacks(self, assignment: str) -> bool:
+        """Whether this is an open assignment whose weights are gone from the disk."""
+        weights = self._weights_of.get(assignment)
+        return weights is not None and not self._blobs.has(weights)
 
     def released(self, assignment: str) -> None:
         """An assignment has ended: nobody needs its weights for it any more."""
@@ -93,22 +104,24 @@ class LiveRun:
         self._users[weights] += 1
 
     def _artifact(self, width: float, batch: int) -> tuple[str, int]:
-        if (width, batch) not in self._artifacts:
+        known = self._artifacts.get((width, batch))
+        if known is None or not self._blobs.has(*known):
             content = compile_model(self.spec, nested(self._layout, width), batch, "train").content
-            self._artifacts[width, batch] = self._blobs.put(content), len(content)
-        return self._artifacts[width, batch]
+            known = self._artifacts[width, batch] = self._blobs.put(content), len(content)
+        return known
 
     def _cut(self, width: float) -> tuple[str, int]:
-        """The current version's weights at a width; cut once per version."""
+        """The current version's weights at a width; cut once per version, and again should the file have gone."""
         core = self.engine.core
         if core.version != self._version:
             self._unused |= {sha256 for sha256, _ in self._current.values()}
             self._current, self._version = {}, core.version
-        if width not in self._current:
+        known = self._current.get(width)
+        if known is None or not self._blobs.has(*known):
             region = self.engine.region(width)
             content = tensors.encode(region.cut(core.weights), self._described(region))
-            self._current[width] = self._blobs.put(content), len(content)
-        return self._current[width]
+            known = self._current[width] = self._blobs.put(content), len(content)
+        return known
 
     def _described(self, region: Region) -> dict[str, str]:
         # Run and version make the bytes the run's own: removing them can hurt nobody else.

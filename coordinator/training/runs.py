@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from attrs import define, field
+from attrs import define, evolve, field, frozen
 from sqlalchemy import func, insert, select
 
 from coordinator.compiler.spec import ModelSpec, ModelSpecError
@@ -22,6 +22,7 @@ from coordinator.training import journal, recipe
 from coordinator.training.evaluation import Evaluation, read_dataset
 from coordinator.training.inputs import (
     Changed,
+    CheckedIn,
     Closed,
     Deferred,
     Departed,
@@ -48,6 +49,18 @@ ENDED = ("stopped", "finished")
 _INPUT = insert(models.table_of(models.Input))
 
 
+@frozen(eq=False)
+class Wanted:
+    """What a run is to be made of, read and checked; ``dataset`` is the path of its test set, or nothing."""
+
+    spec: ModelSpec
+    recipe: recipe.Recipe
+    evaluation: Evaluation | None
+    dataset: str
+    target: float | None
+    seed: int
+
+
 @define
 class Runs:
     """Belongs to the steward's thread."""
@@ -63,8 +76,21 @@ class Runs:
 
     # -- inputs --------------------------------------------------------------------------------------------------
 
-    def handle(self, turn: Turn, run: LiveRun, given: Input, place: journal.Place | None = None) -> None:
-        """Journal an input, let the engine decide, write what follows and answer. All in the turn's transaction."""
+    def check_in(self, turn: Turn, run: LiveRun, given: CheckedIn) -> None:
+        """A device offers itself. Work that it holds, but whose weights are gone, is taken as not held: it is
+        cancelled, and the device gets other work."""
+        held = given.check_in.held
+        if held is None or not run.lacks(held):
+            self.handle(turn, run, given)
+            return
+        self.handle(turn, run, evolve(given, check_in=evolve(given.check_in, held=None)), lost=held)
+
+    def handle(
+        self, turn: Turn, run: LiveRun, given: Input, place: journal.Place | None = None, lost: str | None = None
+    ) -> None:
+        """Journal an input, let the engine decide, write what follows and answer. All in the turn's transaction.
+
+        ``lost`` is an assignment that the input makes the engine close because its weights are gone."""
         kind, body = journal.to_row(given, place)
         self.seq += 1
         row = {"seq": self.seq, "run_id": run.id, "kind": kind, "body": body, "at": turn.now}
@@ -88,7 +114,7 @@ class Runs:
                     turn.send(effect.device, "receipt", receipt(effect))
                 case Closed():
                     run.released(effect.assignment)
-                    book.closed(effect)
+                    book.closed(evolve(effect, reason="its weights are gone") if effect.assignment == lost else effect)
                     if turn.signs.get(effect.device, {}).get("assignment_id") == effect.assignment:
                         turn.seen(effect.device, assignment_id=None)
                 case Versioned():
@@ -140,12 +166,11 @@ class Runs:
         else:
             Ledger(turn.session, run, turn.now, self.heartbeat).evaluated(result)
 
-    def tick(self, turn: Turn) -> None:
-        """Leases that have run out, and what members wanted to be woken for."""
-        for run in self.live.values():
-            deadline = run.engine.deadline
-            if deadline is not None and deadline <= turn.now:
-                self.handle(turn, run, Ticked())
+    def tick(self, turn: Turn, run: str) -> None:
+        """Leases of a run that have run out, and what its members wanted to be woken for."""
+        live = self.live.get(run)
+        if live is not None and live.engine.deadline is not None and live.engine.deadline <= turn.now:
+            self.handle(turn, live, Ticked())
 
     def depart(self, turn: Turn, device: str) -> None:
         """A device was revoked."""
@@ -166,40 +191,22 @@ class Runs:
 
     # -- operators -----------------------------------------------------------------------------------------------
 
-    def start(
-        self,
-        turn: Turn,
-        *,
-        model: str,
-        recipe_text: str,
-        dataset: str,
-        target: float | None,
-        seed: int,
-        by: str,
-        name: str | None,
-    ) -> str:
+    def start(self, turn: Turn, wanted: Wanted, *, by: str, name: str | None) -> str:
         """Create a run and let it begin; returns its id."""
-        spec = read_spec(model)
-        cookbook = recipe.load(recipe_text)
-        if target is not None and not 0 < target <= 1:
-            raise ShoalError("bad-request", f"target is {target}, expected an accuracy above 0 and up to 1")
-        if target is not None and not dataset:
-            raise ShoalError("bad-request", "a target needs the coordinator's own test set: name a dataset")
-        if not 0 <= seed < 1 << 31:
-            raise ShoalError("bad-request", f"seed is {seed}, expected a whole number from 0 to 2147483647")
+        spec, cookbook = wanted.spec, wanted.recipe
         row = models.Run(
             id=self._free_id(turn, name or spec.name),
             model_id=self._model_id(turn, spec),
             recipe=cookbook.to_toml(),
             recipe_name=cookbook.name,
-            seed=seed,
-            target=target,
-            dataset=str(Path(dataset).resolve()) if dataset else "",
+            seed=wanted.seed,
+            target=wanted.target,
+            dataset=wanted.dataset,
             state="running",
             created_by=by,
             created_at=turn.now,
         )
-        run = self._build(row, spec)
+        run = LiveRun(row, spec, wanted.evaluation, self.blobs)
         turn.session.add(row)
         turn.session.flush()
         first = {"run_id": row.id, "version": 0, "sha256": digest(run.engine.core.weights), "step_norm": 0.0}
@@ -285,6 +292,23 @@ class Runs:
         for run in self.live.values():
             if run.unsaved:
                 run.snapshot(turn.session, self.seq, turn.now)
+
+
+def prepare(*, model: str, recipe_text: str, dataset: str, target: float | None, seed: int) -> Wanted:
+    """Read and check everything a run is made of, and compile what measures it: seconds, on the thread of whoever
+    asks. ShoalError with what does not fit."""
+    spec = read_spec(model)
+    cookbook = recipe.load(recipe_text)
+    if target is not None and not 0 < target <= 1:
+        raise ShoalError("bad-request", f"target is {target}, expected an accuracy above 0 and up to 1")
+    if target is not None and not dataset:
+        raise ShoalError("bad-request", "a target needs the coordinator's own test set: name a dataset")
+    if not 0 <= seed < 1 << 31:
+        raise ShoalError("bad-request", f"seed is {seed}, expected a whole number from 0 to 2147483647")
+    if not dataset:
+        return Wanted(spec, cookbook, None, "", target, seed)
+    evaluation = Evaluation(spec, read_dataset(Path(dataset), spec))
+    return Wanted(spec, cookbook, evaluation, str(Path(dataset).resolve()), target, seed)
 
 
 def read_spec(model: str) -> ModelSpec:

@@ -28,7 +28,7 @@ from coordinator.store.segments import Segments
 from coordinator.training.conversation import Conversation
 from coordinator.training.evaluation import Evaluator
 from coordinator.training.inputs import Evaluated
-from coordinator.training.runs import Runs
+from coordinator.training.runs import Runs, prepare
 from coordinator.training.turn import Turn
 
 log = logging.getLogger(__name__)
@@ -38,6 +38,8 @@ WAITING = 10_000
 TURN = 200
 BEAT = 0.5
 """Seconds between two looks at leases and silent devices."""
+REST = 60.0
+"""Seconds for which a duty that failed is left alone."""
 PAUSE = 0.5
 """Seconds before a turn that could not be committed is tried again."""
 
@@ -105,12 +107,15 @@ class Steward(threading.Thread):
         self._looked = 0.0
         self._astray = False
         self._stopping = False
+        self._ended = False
+        self._resting: dict[str, float] = {}
 
     # -- from other threads --------------------------------------------------------------------------------------
 
     def hear(self, device: str, leaf: str, payload: bytes, acknowledge: Callable[[], None]) -> None:
         """A device's message; ``acknowledge`` is called once what follows from it is durable."""
-        self._queue.put(_Heard(device, leaf, payload, acknowledge))
+        if not self._ended:
+            self._queue.put(_Heard(device, leaf, payload, acknowledge))
 
     def write(self, change: Callable[[Session], T]) -> T:
         """Run ``change`` in the next transaction and return its result when it is durable, or raise what it raised."""
@@ -127,11 +132,9 @@ class Steward(threading.Thread):
         by: str,
         name: str | None = None,
     ) -> str:
-        return self._ask(
-            lambda turn: self._runs.start(
-                turn, model=model, recipe_text=recipe, dataset=dataset, target=target, seed=seed, by=by, name=name
-            )
-        )
+        # On the caller's thread: while a large test set is read, devices are still answered.
+        wanted = prepare(model=model, recipe_text=recipe, dataset=dataset, target=target, seed=seed)
+        return self._ask(lambda turn: self._runs.start(turn, wanted, by=by, name=name))
 
     def operate(self, run: str, action: str, by: str) -> None:
         self._ask(lambda turn: self._runs.operate(turn, run, action, by))
@@ -142,7 +145,8 @@ class Steward(threading.Thread):
 
     def stop(self) -> None:
         """Take what is waiting, keep a snapshot of every run, and end."""
-        self._queue.put(None)
+        if self.is_alive():
+            self._queue.put(None)
         self.join()
         self._evaluator.stop()
 
@@ -181,6 +185,7 @@ class Steward(threading.Thread):
                     time.sleep(PAUSE)  # the disk is full, or the database is away: nothing is acknowledged meanwhile
             self._take([], last=True)
         finally:
+            self._ended = True
             self._turn_away()
 
     def _collect(self) -> list[_Heard | _Asked]:
@@ -217,8 +222,9 @@ class Steward(threading.Thread):
                     self._runs.snapshot(turn)
                 registry.seen_all(session, turn.signs, now, self._heartbeat)
                 self._segments.sync()
-        except (SQLAlchemyError, OSError, ShoalError) as error:
-            log.error("turn-failed error=%s", error)
+        except Exception as error:
+            foreseen = isinstance(error, (SQLAlchemyError, OSError, ShoalError))
+            log.error("turn-failed error=%s", error, exc_info=not foreseen)
             self._refuse(batch, error)
             self._astray = True
             return False
@@ -253,11 +259,32 @@ class Steward(threading.Thread):
         return None
 
     def _look(self, turn: Turn) -> None:
-        if time.monotonic() - self._looked >= BEAT:
-            self._looked = time.monotonic()
-            self._runs.tick(turn)
-            registry.watch(turn.session, turn.now, self._heartbeat)
-            turn.after += self._retain(turn.session, turn.now)
+        if time.monotonic() - self._looked < BEAT:
+            return
+        self._looked = time.monotonic()
+        for run in list(self._runs.live):
+            self._tend(turn, f"the leases of {run}", partial(self._runs.tick, turn, run))
+        self._tend(turn, "silent devices", lambda: registry.watch(turn.session, turn.now, self._heartbeat))
+        self._tend(turn, "retention", lambda: turn.after.extend(self._retain(turn.session, turn.now)))
+
+    def _tend(self, turn: Turn, duty: str, do: Callable[[], object]) -> None:
+        """A duty of the house inside a savepoint; one that fails is left alone for a while."""
+        if time.monotonic() < self._resting.get(duty, 0.0):
+            return
+        sends, after, seq = len(turn.sends), len(turn.after), self._runs.seq
+        try:
+            with turn.session.begin_nested():
+                do()
+        except (OperationalError, OSError):
+            raise
+        except Exception as error:
+            log.exception("duty-failed duty=%s", duty)
+            self._resting[duty] = time.monotonic() + REST
+            del turn.sends[sends:], turn.after[after:]
+            text = f"{duty}: {type(error).__name__}: {error}"
+            ledger.note(turn.session, turn.now, "internal-error", text[:500])
+            if self._runs.seq != seq:
+                self._runs.recover(turn)
 
     def _leave(self, turn: Turn, batch: list[_Heard | _Asked], done: list[_Done]) -> None:
         """Committed: now the world may know. What fails here fails alone: the store is right already."""

@@ -19,6 +19,8 @@ from coordinator import api, auth
 from coordinator.fleet import tokens
 from coordinator.fleet.authority import establish, fingerprint
 from coordinator.store.models import Assignment, Device, EnrolmentToken, Event
+from coordinator.store.segments import Segments
+from coordinator.training.steward import Steward
 from protocol.messages import EnrolmentReply
 from protocol.wire import decode, unstructure
 from tests.coordinator.people import (
@@ -109,6 +111,17 @@ class TestJoining:
     def test_a_large_body_is_refused(self, client):
         problem(client.post("/api/v1/enrol", data=b"x" * ((1 << 20) + 1)), "too-large", 413)
 
+    def test_a_coordinator_that_is_starting_or_stopping_is_not_held_against_the_device(self, services, token, home):
+        resting = Steward(
+            services.database, services.blobs, Segments(home / "segments"), heartbeat=10.0,
+            send=lambda *_: None, cut_off=lambda _: None,
+        )  # fmt: skip
+        app = Flask("shoal")
+        auth.install(app, evolve(services, commands=resting))
+        api.install(app)
+        for _ in range(25):
+            problem(joins(app.test_client(), "pico", token), "busy", 503)
+
     def test_an_address_that_fails_20_times_waits_10_minutes(self, client, token, clock):
         for _ in range(20):
             problem(joins(client, "eve", "shoal1.made.up.-"), "token-invalid", 401)
@@ -178,9 +191,12 @@ class TestBlobs:
         problem(refused, "range-not-satisfiable", 416)
         assert refused.headers["Content-Range"] == f"bytes */{len(content)}"
 
-    def test_a_foreign_device_and_one_whose_assignment_is_closed_are_refused(self, client, url):
-        for board in ("tre", "cinque"):
-            problem(client.get(url, headers=basic(board)), "not-allowed", 403)
+    def test_a_foreign_device_is_refused(self, client, url):
+        problem(client.get(url, headers=basic("tre")), "not-allowed", 403)
+
+    def test_for_a_device_whose_assignment_is_closed_it_is_gone(self, client, url):
+        gone = problem(client.get(url, headers=basic("cinque")), "not-found", 404)
+        assert gone == "The assignment that names this blob is closed"
 
     def test_whether_an_unassigned_blob_exists_is_nobodys_business(self, client, url):
         unknown = problem(client.get(f"/api/v1/device/blobs/{'0' * 64}", headers=basic("tre")), "not-allowed", 403)

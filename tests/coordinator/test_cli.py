@@ -96,6 +96,16 @@ def free_port():
         return probe.getsockname()[1]
 
 
+def on_a_terminal(code, columns):
+    """What a program shows on a terminal so many characters wide."""
+    terminal, end = pty.openpty()
+    with closing(open(terminal, "rb", buffering=0)) as shown:
+        environment = {**os.environ, "COLUMNS": str(columns), "TERM": "xterm"}
+        subprocess.run([sys.executable, "-c", code], stdout=end, env=environment, check=True)
+        os.close(end)
+        return os.read(shown.fileno(), 65536).decode()
+
+
 class TestHelp:
     def every(self, command, path=()):
         yield path, command
@@ -219,25 +229,51 @@ class TestNoCoordinator:
         assert "refused" in said.stderr
 
     def test_what_answers_is_something_else(self, shoal, home, listening):
-        (home / "api.token").write_text("shoal-api.x.y")
-
         def page(environ, start_response):
             start_response("200 OK", [("Content-Type", "text/html")])
             return [b"<html>"]
 
-        said = shoal("device", "list", "--url", f"http://127.0.0.1:{listening(page)}")
+        url = f"http://127.0.0.1:{listening(page)}"
+        said = shoal("device", "list", "--url", url, SHOAL_API_TOKEN="shoal-api.x.y")
         assert said.exit_code == 1
         assert "is not a coordinator" in said.stderr
 
+    @pytest.mark.parametrize("answer", ["[]", "{}", '{"rows": [{}], "total": 1}', "3"])
+    def test_an_answer_of_another_form_is_told_in_a_sentence(self, shoal, listening, answer):
+        def other(environ, start_response):
+            start_response("200 OK", [("Content-Type", "application/json")])
+            return [answer.encode()]
+
+        url = f"http://127.0.0.1:{listening(other)}"
+        said = shoal("device", "list", "--url", url, SHOAL_API_TOKEN="shoal-api.x.y")
+        assert said.exit_code == 1
+        assert "gave an answer that this version of shoal does not understand" in said.stderr
+
+    def test_the_token_of_the_home_folder_is_for_its_own_coordinator_only(self, shoal, running, listening):
+        reached = []
+        thief = Flask("thief")
+        thief.add_url_rule("/api/v1/devices", "steal", lambda: reached.append(1) or "{}")
+        said = shoal("device", "list", "--url", f"http://127.0.0.1:{listening(thief)}")
+        assert (said.exit_code, reached) == (1, [])
+        assert "api.token is not sent there: set SHOAL_API_TOKEN" in said.stderr
+        assert shoal("device", "list", "--url", f"{running}/").exit_code == 0
+
+    def test_a_token_does_not_go_over_the_network_in_the_clear(self, shoal, home):
+        for host in ("shoal.local", "192.0.2.7:8750", "127.evil.example"):
+            said = shoal("device", "list", "--url", f"http://{host}", SHOAL_API_TOKEN="shoal-api.x.y")
+            assert said.exit_code == 1
+            assert "plain http is for this machine only" in said.stderr
+
     def test_the_token_is_not_carried_where_a_redirect_points(self, shoal, home, listening):
-        (home / "api.token").write_text("shoal-api.x.y")
         reached = []
         thief, lure = Flask("thief"), Flask("lure")
         thief.add_url_rule("/", "steal", lambda: reached.append(1) or "{}")
         target = f"http://127.0.0.1:{listening(thief)}/"
         lure.add_url_rule("/api/v1/devices", "lure", lambda: redirect(target))
-        said = shoal("device", "list", "--url", f"http://127.0.0.1:{listening(lure)}")
+        url = f"http://127.0.0.1:{listening(lure)}"
+        said = shoal("device", "list", "--url", url, SHOAL_API_TOKEN="shoal-api.x.y")
         assert said.exit_code == 1
+        assert "it said 302" in said.stderr
         assert reached == []
 
     def test_a_token_that_is_not_known_is_refused_with_a_hint(self, shoal, running):
@@ -259,7 +295,8 @@ class TestNoCoordinator:
         assert shoal("device", "list", SHOAL_API_TOKEN=token).exit_code == 1
 
     def test_an_address_that_is_none_is_wrong_usage(self, shoal, running):
-        assert shoal("device", "list", "--url", "file:///etc/passwd").exit_code == 2
+        for url in ("file:///etc/passwd", "https://", "https://shoal.local:port", "https://[::1"):
+            assert shoal("device", "list", "--url", url).exit_code == 2
 
 
 class TestEncrypted:
@@ -287,6 +324,18 @@ class TestEncrypted:
         said = shoal("device", "list")
         assert said.exit_code == 3
         assert "cannot be trusted" in said.stderr
+
+    def test_from_another_machine_a_token_and_a_copy_of_the_authority_are_enough(
+        self, shoal, home, files, encrypted, tmp_path
+    ):
+        (tmp_path / "ca.pem").write_bytes(files.ca.read_bytes())
+        token = (home / "api.token").read_text()
+        elsewhere = {"SHOAL_HOME": str(tmp_path / "nothing"), "SHOAL_API_TOKEN": token}
+        words = ("device", "list", "--url", encrypted)
+        assert "pico" in shoal(*words, "--ca", str(tmp_path / "ca.pem"), **elsewhere).output
+        assert "pico" in shoal(*words, **elsewhere, SHOAL_CA=str(tmp_path / "ca.pem")).output
+        assert "cannot be trusted" in shoal(*words, **elsewhere).stderr
+        assert "gone.pem cannot be read" in shoal(*words, "--ca", "gone.pem", **elsewhere).stderr
 
 
 class TestHistory:
@@ -351,14 +400,21 @@ class TestHistory:
         assert said.exit_code == 2
         assert "is no time: write 2026-03-31" in said.stderr
 
+    def test_on_a_narrow_terminal_columns_that_matter_less_are_left_out(self):
+        code = (
+            "from coordinator.cli.output import table;"
+            "row = ['pi-zero-2', 'training', 'x' * 20, 'digits-1'];"
+            "table(['id', 'status', 'since', 'run'], [row], ['since', 'run'])"
+        )
+        found = {columns: on_a_terminal(code, columns) for columns in (60, 40, 24)}
+        heads = ("status", "since", "run")
+        shown = {columns: [head for head in heads if head in text] for columns, text in found.items()}
+        assert shown == {60: ["status", "since", "run"], 40: ["status", "run"], 24: ["status"]}
+        assert all("pi-zero-2" in text for text in found.values())
+
     def test_on_a_terminal_a_long_reason_is_folded_and_markup_is_text(self):
         code = "from coordinator.cli.output import table; table(['id', 'reason'], [['pico', '[red]late[/red] ' * 20]])"
-        terminal, end = pty.openpty()
-        with closing(open(terminal, "rb", buffering=0)) as shown:
-            environment = {**os.environ, "COLUMNS": "40", "TERM": "xterm"}
-            subprocess.run([sys.executable, "-c", code], stdout=end, env=environment, check=True)
-            os.close(end)
-            text = os.read(shown.fileno(), 65536).decode()
+        text = on_a_terminal(code, 40)
         assert text.count("[red]late[/red]") == 20
         assert len(text.splitlines()) > 8
 
@@ -414,6 +470,30 @@ class TestDatabase:
             assert said.exit_code == 1
             assert "make it with `shoal db upgrade`" in said.stderr
         assert not empty.exists()
+
+    def test_the_database_that_the_coordinator_left_word_of_is_read(self, shoal, running, home, tmp_path):
+        elsewhere = tmp_path / "elsewhere.db"
+        with closing(sqlite3.connect(home / "shoal.db")) as source:
+            source.execute("VACUUM INTO ?", (str(elsewhere),))
+        with closing(sqlite3.connect(elsewhere)) as moved:
+            moved.execute("UPDATE event SET text = 'moved'")
+            moved.commit()
+        (home / "coordinator.json").write_text(
+            json.dumps({"url": running, "ca": None, "pid": 1, "database": f"sqlite:///{elsewhere}"})
+        )
+        assert "moved" in shoal("history", "events").output
+        asked = shoal("history", "sql", "SELECT DISTINCT text FROM event")
+        assert asked.output.split() == ["TEXT", "moved"]
+        assert shoal("db", "path").output == f"{elsewhere}\n"
+        assert shoal("db", "check").exit_code == 0
+
+    def test_a_database_elsewhere_is_asked_for_and_not_made_anew(self, shoal, running, home):
+        (home / "shoal.db").rename(home / "moved.db")
+        for words in (["history", "updates"], ["db", "check"]):
+            said = shoal(*words)
+            assert said.exit_code == 1
+            assert "set SHOAL_DATABASE to the same URL" in said.stderr
+            assert "db upgrade" not in said.stderr
 
     def test_upgrade_makes_it_and_check_finds_it_well(self, shoal, tmp_path):
         new = str(tmp_path / "new folder #1")

@@ -67,6 +67,14 @@ def test_enrol_then_status(
     assert "the agent is not running" in capsys.readouterr().out
 
 
+def test_enrolment_says_how_the_agent_of_this_home_is_started(
+    coordinator: StandIn, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = tmp_path / "attic pi"
+    assert enrol(coordinator.url, coordinator.token, data, home) == 0
+    assert capsys.readouterr().out.endswith(f"start it with: shoal-agent run --home '{home}'\n")
+
+
 @pytest.mark.parametrize("arguments", [[], ["fly"], ["enrol"], ["run", "--fast"]])
 def test_wrong_usage_is_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as leaving:

@@ -94,3 +94,9 @@ def test_pickled_objects_are_never_loaded(tmp_path: Path) -> None:
     np.savez(path, x=np.array([{}, {}], object), y=np.array([0, 1]))
     with pytest.raises(DataError, match="cannot be read"):
         load(path)
+
+
+@pytest.mark.parametrize("label", [1_000_000, 2**31, 2**40])
+def test_a_label_that_is_no_class_number_is_refused(label: int) -> None:
+    with pytest.raises(DataError, match=rf"y\[1\] is {label}, expected a class number from 0 to 999999"):
+        checked(X, np.array([0, label, *[1] * (len(X) - 2)]))

@@ -79,10 +79,10 @@ def test_a_port_in_use_is_named(tmp_path: Path) -> None:
     ("options", "sentence"),
     [
         (("--home", "{file}/below"), "The home folder {file}/below cannot be written"),
-        (("--recipe", "fedbluff"), "There is no recipe 'fedbluff', only fedasmu, fedbuff-heterofl, fedbuff, whale-fl"),
+        (("--recipe", "fedbluff"), "There is no recipe 'fedbluff', only fedasmu, fedasync, fedavg, fedbuff-heterofl, "),
         (("--data", "{file}"), "{file} is not an npz file with arrays x and y"),
         (("--data", "{few}"), "expected at least 100 samples"),
-        (("--model", "vgg16"), "known models: mlp, cnn, digits"),
+        (("--model", "vgg16"), "known models: mlp, cnn, cnn1d, resnet8, dscnn, lstm, digits"),
     ],
 )
 def test_what_cannot_be_used_is_named_in_one_sentence(tmp_path: Path, options: tuple[str, str], sentence: str) -> None:

@@ -81,3 +81,11 @@ def test_only_hashes_are_names(blobs, name):
     for use in (blobs.path, blobs.get, blobs.remove):
         with pytest.raises(ShoalError, match="is not the sha256 of a blob"):
             use(name)
+
+
+def test_whether_a_blob_is_there(tmp_path):
+    blobs = Blobs(tmp_path)
+    sha256 = blobs.put(b"four")
+    assert (blobs.has(sha256), blobs.has(sha256, 4), blobs.has(sha256, 5)) == (True, True, False)
+    blobs.remove(sha256)
+    assert (blobs.has(sha256), blobs.has(sha256, 4)) == (False, False)

@@ -135,3 +135,16 @@ def test_the_files_are_plain_sqlite(database, path):
     with sqlite3.connect(path) as other:
         assert other.execute("SELECT text FROM event").fetchall() == [("hello",)]
         assert other.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+def test_a_database_belongs_to_one_coordinator_at_a_time(database):
+    other = Database(database.url)
+    with database.claimed():
+        with pytest.raises(ShoalError, match="Another coordinator is using the database") as refused, other.claimed():
+            raise AssertionError("both have it")
+        assert refused.value.code == "database-unusable"
+        with other.read() as session:
+            assert session.scalar(select(func.count()).select_from(Event)) == 0
+    with other.claimed():
+        pass
+    other.close()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 import queue
 import threading
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -108,6 +110,32 @@ def test_a_file_that_is_none_is_refused(tmp_path, content):
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(ShoalError, match="is not an npz file with arrays x and y"):
+        read_dataset(path, SPEC)
+
+
+def test_one_array_alone_is_refused(tmp_path):
+    np.save(tmp_path / "test.npy", np.ones((3, 2)))
+    with pytest.raises(ShoalError, match="is not an npz file with arrays x and y") as refused:
+        read_dataset(tmp_path / "test.npy", SPEC)
+    assert refused.value.code == "bad-dataset"
+
+
+def test_a_pipe_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "test.npz")
+    with pytest.raises(ShoalError, match="there is no such file"):
+        read_dataset(tmp_path / "test.npz", SPEC)
+
+
+def test_a_damaged_archive_is_refused(tmp_path):
+    path = tmp_path / "test.npz"
+    np.savez_compressed(path, x=np.arange(4000.0).reshape(2000, 2), y=np.zeros(2000, int))
+    whole = path.read_bytes()
+    for place in range(40, len(whole), 97):
+        path.write_bytes(whole[:place] + bytes(8) + whole[place + 8 :])
+        with suppress(ShoalError):  # nothing else, wherever it is damaged
+            read_dataset(path, SPEC)
+    path.write_bytes(whole[:60] + b"\xff" * 40 + whole[100:])
+    with pytest.raises(ShoalError, match="is not an npz file"):
         read_dataset(path, SPEC)
 
 

@@ -101,18 +101,58 @@ def test_what_was_used_before_a_start_is_kept_while_it_is_used_and_goes_after(ho
     house.until(lambda: files(house) >= {now.weights.sha256} and slow.weights.sha256 not in files(house))
 
 
-def test_held_work_whose_weights_are_gone_is_an_error_that_changes_nothing(house):
+def test_held_work_whose_weights_are_gone_is_cancelled_and_other_work_offered(house, tmp_path):
     run = house.start_run()
+    (a,) = house.enrol("a")
+    work = a.check_in()
+    house.blobs.remove(work.weights.sha256)
+    other = a.check_in(held=work.id)
+    assert other.id != work.id
+    assert house.blobs.get(other.weights.sha256)
+    closed = house.row(models.Assignment, id=work.id)
+    assert (closed.state, closed.reason) == ("cancelled", "its weights are gone")
+    assert house.events("assignment-cancelled") == [f"{work.id}: its weights are gone"]
+    assert house.events("internal-error") == []
+    again = house.crashed(tmp_path / "after")
+    same(house.engines()[run], again.engines()[run])
+    again.close()
+
+
+def test_held_work_whose_artifact_is_gone_gets_it_compiled_anew(house):
+    house.start_run()
+    (a,) = house.enrol("a")
+    work = a.check_in()
+    house.blobs.remove(work.artifact.sha256)
+    again = a.check_in(held=work.id)
+    assert (again.id, again.artifact, again.weights) == (work.id, work.artifact, work.weights)
+    assert house.blobs.get(again.artifact.sha256)
+
+
+def test_an_artifact_of_another_compiler_is_what_the_device_may_fetch(house):
+    """After an upgrade the bytes may be others: the assignment's row names what its device is told to fetch."""
+    house.start_run()
+    (a,) = house.enrol("a")
+    work = a.check_in()
+    elder = models.Assignment.id == work.id
+    house.steward.write(lambda s: s.execute(update(models.Assignment).where(elder).values(artifact_sha256="0" * 64)))
+    assert a.check_in(held=work.id).artifact == work.artifact
+    assert house.row(models.Assignment, id=work.id).artifact_sha256 == work.artifact.sha256
+
+
+@pytest.mark.parametrize("harm", ["gone", "cut short"])
+def test_files_that_are_gone_are_made_anew_for_the_next_device(house, harm):
+    house.start_run()
     a, b = house.enrol("a", "b")
     work = a.check_in()
-    before = house.engines()[run].snapshot()
-    house.blobs.remove(work.weights.sha256)
-    assert a.check_in(held=work.id) is None
-    assert house.events("internal-error") == [f"ShoalError: There is no blob {work.weights.sha256}"]
-    assert house.engines()[run].snapshot() == before
-    assert a.deliver(work).state == "stored"
-    assert b.work().state == "stored"
-    assert [i.seq for i in house.rows(models.Input)] == [1, 2, 3, 4]
+    contents = {sha256: house.blobs.get(sha256) for sha256 in (work.artifact.sha256, work.weights.sha256)}
+    for sha256, content in contents.items():
+        if harm == "gone":
+            house.blobs.remove(sha256)
+        else:
+            house.blobs.path(sha256).write_bytes(content[:10])
+    other = b.check_in()
+    assert (other.artifact, other.weights) == (work.artifact, work.weights)
+    assert {sha256: house.blobs.get(sha256) for sha256 in contents} == contents
 
 
 # -- survival ----------------------------------------------------------------------------------------------------

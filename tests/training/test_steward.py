@@ -6,6 +6,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from sqlalchemy.exc import IntegrityError
 
 from coordinator.errors import ShoalError
 from coordinator.store import models
+from coordinator.training import steward
 from protocol.messages import Chunk
 from protocol.wire import frame
 
@@ -165,6 +167,57 @@ def test_a_broker_that_is_gone_does_not_end_the_steward(house, caplog):
     house.dead_letters = False
     assert pi.announce(update, body).state == "stored"
     assert len(house.rows(models.Update)) == 1
+
+
+# -- duties that fail ---------------------------------------------------------------------------------------------
+
+
+def test_a_duty_that_fails_is_written_down_and_left_alone_for_a_while(house, caplog):
+    house.start_run()
+    (pi,) = house.enrol("pi")
+    tries = []
+    house.steward._retain = lambda session, _now: (tries.append(1), note(session, "half"), 1 / 0)
+    house.until(lambda: house.events("internal-error"))
+    assert pi.work().state == "stored"
+    time.sleep(2.5 * steward.BEAT)
+    assert house.events("internal-error") == ["retention: ZeroDivisionError: division by zero"]
+    assert (len(tries), house.events("note")) == (1, [])
+    assert "duty-failed duty=retention" in caplog.text
+
+
+def test_a_lease_that_could_not_be_ended_is_ended_later(house, monkeypatch, caplog):
+    """The engine that failed is replaced by what the store says, and tried again."""
+    monkeypatch.setattr(steward, "REST", 0.0)
+    run = house.start_run()
+    (pi,) = house.enrol("pi")
+    work = pi.check_in()
+    house.engines()[run].handle = lambda *_: 1 / 0
+    house.clock.now += 61
+    house.until(lambda: house.events("assignment-expired"))
+    assert house.events("assignment-expired") == [f"{work.id}: the lease ran out"]
+    assert house.events("internal-error") == [f"the leases of {run}: ZeroDivisionError: division by zero"]
+    assert [row.kind for row in house.rows(models.Input)].count("ticked") == 1
+    assert pi.check_in().id != work.id
+
+
+def test_a_steward_that_has_died_takes_no_more_messages_and_can_be_stopped(house, monkeypatch):
+    seen = []
+    monkeypatch.setattr(threading, "excepthook", lambda told: seen.append(told.exc_type))
+    house.steward._collect = lambda: 1 / 0
+    house.until(lambda: not house.steward.is_alive())
+    assert seen == [ZeroDivisionError]
+    for _ in range(steward.WAITING + 1):  # more than may wait
+        acknowledged = house.hear("pi", "event", b"")
+    assert not acknowledged.is_set()
+    house.steward.stop()
+
+
+def test_what_a_run_is_made_of_is_read_without_the_steward(house, tmp_path):
+    """While somebody's test set is read, devices are served: here the steward is busy, and still it is refused."""
+    with ThreadPoolExecutor(1) as pool, Together(house):
+        started = pool.submit(house.start_run, dataset=str(tmp_path / "missing.npz"))
+        with pytest.raises(ShoalError, match="is not an npz file"):
+            started.result(5)
 
 
 # -- turns that cannot be committed ------------------------------------------------------------------------------

@@ -108,6 +108,12 @@ def test_the_timeline_has_a_lane_for_each_device_the_first_on_top():
     assert chart.properties["window"] == {"start": 1000 * T0, "end": 1000 * T0 + 60_000}
 
 
+def test_times_stand_apart_on_a_telephone():
+    axis = charts.timeline([bar("pico", 0, 5, 1.0)], ["pico"], T0, T0 + 60, "light").figure.xaxis[0]
+
+    assert {part.desired_num_ticks for part in (axis.ticker, *axis.ticker.tickers)} == {charts.TIMES}
+
+
 def test_staleness_is_binned_when_it_is_large():
     small = charts.staleness(Staleness({0: {"applied": 3}, 2: {"stale": 1}}), "light").sources["staleness"]
     assert small["versions"] == ["0", "1", "2"]

@@ -93,6 +93,17 @@ def test_a_sentence_leads_to_what_it_mentions_and_the_rest_follows():
     assert wording.mentions("<b> of pi-10", {"pi-1": "/x"}) == '&lt;b&gt; of pi-10 · <a href="/x">pi-1</a>'
 
 
+def test_an_assignment_is_mentioned_as_itself_and_not_as_its_run():
+    text = "pi-1 broke off run-1.12, then run-1.12 expired."
+
+    assert wording.assignments_in(text, "run-1") == ["run-1.12"]
+    assert wording.assignments_in("run-1 ended. run-12.3, my-run-1.4", "run-1") == []
+    assert wording.mentions(text, {"run-1.12": "/a", "run-1": "/r"}) == (
+        'pi-1 broke off <a href="/a">run-1.12</a>, then run-1.12 expired. · <a href="/r">run-1</a>'
+    )
+    assert wording.mentions("it ended run-1.", {"run-1": "/r"}) == 'it ended <a href="/r">run-1</a>.'
+
+
 def test_sparklines_leave_out_what_is_unknown():
     assert 'd="M0.0,28.0L100.0,2.0"' in wording.sparkline([1, None, 3])
     assert "path" not in wording.sparkline([None, 2])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from coordinator.store.queries.devices import (
     FLAGS,
-    STATUSES,
     DeviceDetail,
     DeviceFilter,
     DeviceRow,
@@ -46,6 +45,7 @@ from coordinator.store.queries.runs import (
     widths,
 )
 from coordinator.store.queries.work import AssignmentRow, Bar, Work, assignments, why, work, workers
+from coordinator.store.registry import STATUSES
 
 __all__ = [
     "FLAGS",

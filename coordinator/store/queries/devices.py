@@ -12,18 +12,8 @@ from sqlalchemy.orm import Session
 from coordinator.errors import ShoalError
 from coordinator.store.models import Assignment, Device, StatusChange, Telemetry, Update
 from coordinator.store.queries.page import Columns, Order, Page, slot
+from coordinator.store.registry import STATUSES
 
-STATUSES: Final = (
-    "new",
-    "pending",
-    "idle",
-    "training",
-    "late",
-    "offline",
-    "paused",
-    "quarantined",
-    "revoked",
-)
 HOT: Final = 80.0
 """°C from which a device counts as hot: where a Raspberry Pi starts to slow itself down."""
 LOW_DISK: Final = 256 << 20

@@ -33,7 +33,7 @@ class Case:
 class Attention:
     """``count`` devices (or runs) with the same trouble, and the first few of them.
 
-    Kind: quarantined, refused, offline, late, hot, low-disk (about devices) or idle-run (about runs).
+    Kind: refused, offline, late, hot, low-disk (about devices) or idle-run (about runs).
     """
 
     kind: str
@@ -109,7 +109,6 @@ def _newest_run() -> Any:
 
 def _attention(session: Session, running: tuple[RunRow, ...], now: float) -> tuple[Attention, ...]:
     found = [
-        _with_status(session, "quarantined"),
         _refused(session, now - LATELY),
         _with_status(session, "offline"),
         _with_status(session, "late"),
