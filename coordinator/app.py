@@ -140,7 +140,7 @@ class Coordinator:
         self._serve(blobs, broker.port, tls)
 
     def _serve(self, blobs: Blobs, mqtt_port: int, tls: TlsFiles | None) -> None:
-        server = Server((self.settings.host, self.settings.port), None, numthreads=THREADS, server_name="shoal")
+        server = _Server((self.settings.host, self.settings.port), None, numthreads=THREADS, server_name="shoal")
         if tls is not None:
             server.ssl_adapter = BuiltinSSLAdapter(str(tls.certificate), str(tls.key))
         try:
@@ -178,6 +178,13 @@ class Coordinator:
                 return False
 
         return authenticate
+
+
+class _Server(Server):
+    """What the HTTP server has to say, e.g. of a broken TLS handshake, goes where everything else goes."""
+
+    def error_log(self, msg: str = "", level: int = logging.INFO, traceback: bool = False) -> None:
+        log.log(min(level, logging.WARNING), "http %s", msg.strip(), exc_info=traceback)
 
 
 def _lock(home: Path) -> IO[str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from attrs import asdict, field, fields, frozen
+from sqlalchemy import URL
 
 from coordinator.errors import ShoalError
 
@@ -37,7 +38,7 @@ class Settings:
 
     @property
     def database_url(self) -> str:
-        return self.database or f"sqlite:///{self.home / 'shoal.db'}"
+        return self.database or sqlite_url(self.home / "shoal.db")
 
     @property
     def encrypted(self) -> bool:
@@ -52,6 +53,11 @@ class Settings:
     @property
     def url(self) -> str:
         return f"{'https' if self.encrypted else 'http'}://{self.address}:{self.port}"
+
+
+def sqlite_url(path: Path) -> str:
+    """URL of a SQLite file; made from parts, for a folder may have a ? or a % in its name."""
+    return URL.create("sqlite", database=str(path)).render_as_string()
 
 
 def load(options: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> Settings:
@@ -69,8 +75,8 @@ def load(options: Mapping[str, Any], environ: Mapping[str, str] = os.environ) ->
 def _file(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text())
-    except FileNotFoundError:
-        return {}
+    except (FileNotFoundError, NotADirectoryError):
+        return {}  # a home that cannot be made is told of when it is to be used
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ShoalError("bad-request", f"The settings file {path} cannot be read: {error}") from error
 

@@ -1,1 +1,3 @@
 """The agent that runs on a device: it knows plans, not papers."""
+
+__version__ = "0.1.0"

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from .errors import ProtocolError, listed
 from .tensors import Tensors
-from .weights import Array, Weights, add, finite, subtract
+from .weights import Array, Weights, finite
 
 CODINGS = ("float32", "int8")
 SCALE = ".scale"
@@ -26,18 +26,24 @@ def encode(difference: Mapping[str, Array], coding: str, residual: Mapping[str, 
 
     ProtocolError if the sum is not finite: it would stay in the residual for good.
     """
-    with np.errstate(over="ignore"):
-        value = add(difference, residual)
-    if not finite(value):
-        raise ProtocolError("the difference or its residual is not finite")
-    if coding == "float32":
-        return dict(value), {name: np.zeros_like(v) for name, v in value.items()}
-    if coding != "int8":
+    if coding not in CODINGS:
         raise ProtocolError(f"coding {coding!r} is unknown, expected one of {', '.join(CODINGS)}")
+    _expected(coding, {name: array.shape for name, array in difference.items()})
     tensors: Tensors = {}
-    for name, array in value.items():
-        tensors.update(_quantise(name, array))
-    return tensors, subtract(value, decode(tensors, coding, {name: v.shape for name, v in value.items()}))
+    left: Weights = {}
+    # Tensor by tensor and in place: on a small board every copy of the model counts.
+    for name, array in difference.items():
+        with np.errstate(over="ignore"):
+            value = array + residual[name]
+        if not finite({name: value}):
+            raise ProtocolError("the difference or its residual is not finite")
+        if _quantised(coding, value.shape):
+            said = _quantise(name, value)
+            tensors.update(said)
+            left[name] = np.subtract(value, _value(said, name, coding), out=value)
+        else:
+            tensors[name], left[name] = value, np.zeros_like(value)
+    return tensors, left
 
 
 def decode(tensors: Mapping[str, NDArray[Any]], coding: str, shapes: Mapping[str, tuple[int, ...]]) -> Weights:
@@ -75,18 +81,18 @@ def _expected(coding: str, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, t
 
 
 def _quantise(name: str, array: Array) -> Tensors:
-    if not _quantised("int8", array.shape):
-        return {name: array}
     peak = np.abs(array).max(axis=tuple(range(array.ndim - 1)), initial=0.0)
     # Below the smallest normal number a channel's scale would lose its precision: it rounds to zero instead.
     scale = np.where(peak > 127 * np.finfo(np.float32).tiny, np.minimum(peak / 127, _LARGEST), 0).astype(np.float32)
     steps = np.divide(array, scale, out=np.zeros_like(array), where=scale > 0)
-    return {name: np.clip(np.rint(steps), -127, 127).astype(np.int8), name + SCALE: scale}
+    np.clip(np.rint(steps, out=steps), -127, 127, out=steps)
+    return {name: steps.astype(np.int8), name + SCALE: scale}
 
 
 def _value(tensors: Mapping[str, NDArray[Any]], name: str, coding: str) -> Array:
     value = tensors[name]
     if _quantised(coding, value.shape):
         with np.errstate(over="ignore", invalid="ignore"):  # hostile scales end in inf, which admission refuses
-            return np.asarray(value.astype(np.float32) * tensors[name + SCALE])
+            wide = value.astype(np.float32)
+            return np.multiply(wide, tensors[name + SCALE], out=wide)
     return np.asarray(value, np.float32)

@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+import coordinator
+import device_agent
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("protocol", "device_agent", "coordinator", "web")
 MAX_MODULE_LINES = 400
@@ -72,3 +75,8 @@ def test_the_base_dependencies_are_what_the_protocol_imports():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     required = {re.split(r"[^\w-]", dependency)[0] for dependency in project["dependencies"]}
     assert required == PROTOCOL_LIBRARIES
+
+
+def test_the_version_is_the_same_everywhere() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert coordinator.__version__ == device_agent.__version__ == project["version"]

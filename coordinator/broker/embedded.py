@@ -148,6 +148,8 @@ class EmbeddedBroker:
         except (OSError, OverflowError) as error:
             where = f"{self._host} port {self._port}"
             raise BrokerError(f"The broker cannot listen on {where}: {_reason(error)}.") from error
+        # Answers are small: accepted connections inherit that none of them waits to be sent with others.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._port = listener.getsockname()[1]
         return listener
 

@@ -14,6 +14,8 @@ from sqlalchemy.orm import Session
 
 from coordinator.store.models import Device, Metric, Run, Update
 
+OUTCOMES = ("applied", "stored", "stale", "refused", "expired")
+
 
 @frozen
 class DeviceReport:
@@ -64,7 +66,7 @@ def read(session: Session, run: str, started: float, now: float) -> Report:
         seconds=round(ended - started, 1),
         first_accuracy_seconds=round(points[0].at - started, 1) if points else None,
         versions=row.version,
-        updates={"applied": 0, "stored": 0, "stale": 0, "refused": 0, "expired": 0, **{row.outcome: row[1] for row in outcomes}},
+        updates={**dict.fromkeys(OUTCOMES, 0), **{outcome: count for outcome, count in outcomes}},  # noqa: C416
         devices=_devices(session, run),
     )
 

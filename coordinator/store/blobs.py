@@ -27,7 +27,7 @@ class Blobs:
         """Store bytes and return their sha256; ``durable`` waits until they survive a power cut."""
         sha256 = hashlib.sha256(content).hexdigest()
         path = self.path(sha256)
-        if path.exists():
+        if path.exists() and path.stat().st_size == len(content):  # a power cut may have left less
             return sha256
         path.parent.mkdir(parents=True, exist_ok=True)
         # The name of a blob must never point at half of it: write aside, then rename.

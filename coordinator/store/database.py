@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,6 +43,7 @@ class Database:
 
     def upgrade(self) -> None:
         """Bring the schema to the newest revision; a new database gets all of it."""
+        logging.getLogger("alembic").setLevel(logging.WARNING)
         try:
             with self.engine.begin() as connection:
                 command.upgrade(_config(connection), "head")
@@ -67,10 +69,6 @@ class Database:
 
     def close(self) -> None:
         self.engine.dispose()
-
-
-def sqlite_url(path: Path) -> str:
-    return f"sqlite:///{path}"
 
 
 def migrations() -> Path:

@@ -3,15 +3,41 @@
 from __future__ import annotations
 
 from attrs import frozen
-from sqlalchemy import insert, select, update
+from sqlalchemy import bindparam, insert, select, update
 from sqlalchemy.orm import Session
 
 from coordinator.store import registry
-from coordinator.store.models import Assignment, Device, Event, Metric, ModelVersion, Run, Update
+from coordinator.store.models import Assignment, Device, Event, Metric, ModelVersion, Run, Update, table_of
 from coordinator.training.inputs import Changed, Closed, Evaluated, Offered, Settled, Versioned
 from protocol.wire import unstructure
 
 OPEN = ("offered", "taken")
+
+# Made once: these are what every update and every assignment costs.
+_assignments, _updates, _runs = table_of(Assignment), table_of(Update), table_of(Run)
+_this = _assignments.c.id == bindparam("assignment")
+_key = (_updates.c.assignment_id == bindparam("assignment"), _updates.c.commit == bindparam("number"))
+_OFFER, _SETTLE = insert(_assignments), insert(_updates)
+_VERSION, _NOTE = insert(table_of(ModelVersion)), insert(table_of(Event))
+_WIDTH = select(_assignments.c.width).where(_this)
+_OWNER = select(_assignments.c.run_id, _assignments.c.device_id).where(_this)
+_ENTRY = select(_updates.c.outcome, _updates.c.sha256, _updates.c.reason).where(*_key)
+_APPLY = (
+    update(_updates)
+    .where(*_key)
+    .values(outcome="applied", applied_version=bindparam("version"), weight=bindparam("factor"))
+)
+_ADVANCE = update(_runs).where(_runs.c.id == bindparam("run")).values(version=bindparam("newest"))
+_TAKE = (
+    update(_assignments)
+    .where(_this, _assignments.c.device_id == bindparam("device"), _assignments.c.state == "offered")
+    .values(state="taken", taken_at=bindparam("now"))
+)
+_END = (
+    update(_assignments)
+    .where(_this, _assignments.c.state.in_(OPEN))
+    .values(state=bindparam("ended"), reason=bindparam("why"), closed_at=bindparam("now"))
+)
 
 
 @frozen
@@ -34,58 +60,54 @@ class Ledger:
     heartbeat: float
 
     def offered(self, offer: Offered, delivery: Delivery) -> None:
-        self.session.execute(
-            insert(Assignment).values(
-                id=offer.assignment,
-                run_id=self.run,
-                device_id=offer.device,
-                kind="train",
-                version=offer.version,
-                width=offer.plan.width,
-                plan=unstructure(offer.plan),
-                explanation=offer.explanation,
-                state="offered",
-                reason="",
-                artifact_sha256=delivery.artifact,
-                weights_sha256=delivery.weights,
-                bytes_down=delivery.artifact_size + delivery.weights_size,
-                offered_at=self.now,
-                expires_at=offer.expires_at,
-            )
-        )
-        registry.note(self.session, offer.device, self.now, self.heartbeat, assignment_id=offer.assignment)
+        row = {
+            "id": offer.assignment,
+            "run_id": self.run,
+            "device_id": offer.device,
+            "kind": "train",
+            "version": offer.version,
+            "width": offer.plan.width,
+            "plan": unstructure(offer.plan),
+            "explanation": offer.explanation,
+            "state": "offered",
+            "reason": "",
+            "artifact_sha256": delivery.artifact,
+            "weights_sha256": delivery.weights,
+            "bytes_down": delivery.artifact_size + delivery.weights_size,
+            "offered_at": self.now,
+            "expires_at": offer.expires_at,
+        }
+        self.session.execute(_OFFER, row)
 
     def settled(self, outcome: Settled, place: tuple[int, int]) -> None:
         """One row for every update, whatever became of it; its assignment is closed. ``place`` is where its body is."""
         sent = outcome.update
-        width = self.session.scalar(select(Assignment.width).where(Assignment.id == sent.assignment))
-        self.session.execute(
-            insert(Update).values(
-                assignment_id=sent.assignment,
-                commit=sent.commit,
-                run_id=self.run,
-                device_id=outcome.device,
-                base_version=sent.lineage.version,
-                staleness=outcome.staleness,
-                width=width,
-                samples=sent.samples,
-                steps=sent.steps,
-                loss=sent.loss,
-                accuracy=sent.accuracy,
-                norm=outcome.norm,
-                bytes_up=sent.size,
-                bytes_down=sent.bytes_down,
-                seconds_download=sent.timings.download,
-                seconds_train=sent.timings.train,
-                seconds_upload=sent.timings.upload,
-                outcome=outcome.outcome,
-                reason=outcome.reason,
-                sha256=sent.sha256,
-                segment=place[0],
-                offset=place[1],
-                at=self.now,
-            )
-        )
+        row = {
+            "assignment_id": sent.assignment,
+            "commit": sent.commit,
+            "run_id": self.run,
+            "device_id": outcome.device,
+            "base_version": sent.lineage.version,
+            "staleness": outcome.staleness,
+            "width": self.session.scalar(_WIDTH, {"assignment": sent.assignment}),
+            "samples": sent.samples,
+            "steps": sent.steps,
+            "loss": sent.loss,
+            "accuracy": sent.accuracy,
+            "norm": outcome.norm,
+            "bytes_up": sent.size,
+            "bytes_down": sent.bytes_down,
+            "seconds_download": sent.timings.download,
+            "seconds_train": sent.timings.train,
+            "seconds_upload": sent.timings.upload,
+            "outcome": outcome.outcome,
+            "reason": outcome.reason,
+            "sha256": sent.sha256,
+            "segment": place[0],
+            "offset": place[1],
+            "at": self.now,
+        }
+        self.session.execute(_SETTLE, row)
         if outcome.outcome != "expired":
             self._end(sent.assignment, "closed", outcome.reason)
         if outcome.outcome in ("refused", "expired"):
@@ -94,29 +116,25 @@ class Ledger:
     def closed(self, end: Closed) -> None:
         self._end(end.assignment, end.state, end.reason)
         if self.session.scalar(select(Device.assignment_id).where(Device.id == end.device)) == end.assignment:
-            self.idle(end.device)
+            registry.note(self.session, end.device, self.now, self.heartbeat, assignment_id=None)
         self.event(f"assignment-{end.state}", f"{end.assignment}: {end.reason}", device=end.device)
 
     def versioned(self, version: Versioned) -> None:
         """A new version, and the updates that went into it."""
-        self.session.execute(
-            insert(ModelVersion).values(
-                run_id=self.run,
-                version=version.version,
-                sha256=version.sha256,
-                step_norm=version.step_norm,
-                updates=len(version.contributors),
-                at=self.now,
-            )
-        )
+        row = {
+            "run_id": self.run,
+            "version": version.version,
+            "sha256": version.sha256,
+            "step_norm": version.step_norm,
+            "updates": len(version.contributors),
+            "at": self.now,
+        }
+        self.session.execute(_VERSION, row)
         for contributor in version.contributors:
             assignment, _, commit = contributor.key.rpartition("/")
-            self.session.execute(
-                update(Update)
-                .where(Update.assignment_id == assignment, Update.commit == int(commit))
-                .values(outcome="applied", applied_version=version.version, weight=contributor.weight)
-            )
-        self.session.execute(update(Run).where(Run.id == self.run).values(version=version.version))
+            key = {"assignment": assignment, "number": int(commit)}
+            self.session.execute(_APPLY, {**key, "version": version.version, "factor": contributor.weight})
+        self.session.execute(_ADVANCE, {"run": self.run, "newest": version.version})
 
     def evaluated(self, result: Evaluated) -> None:
         for name, value in (("accuracy", result.accuracy), ("loss", result.loss)):
@@ -132,29 +150,21 @@ class Ledger:
         """Append to the journal that people read."""
         note(self.session, self.now, kind, text, run=self.run, device=device)
 
-    def idle(self, device: str) -> None:
-        """The device has no work. One that has just delivered counts as training until it is told so."""
-        registry.note(self.session, device, self.now, self.heartbeat, assignment_id=None)
-
     def _end(self, assignment: str, state: str, reason: str) -> None:
-        self.session.execute(
-            update(Assignment)
-            .where(Assignment.id == assignment, Assignment.state.in_(OPEN))
-            .values(state=state, reason=reason, closed_at=self.now)
-        )
+        ended = {"assignment": assignment, "ended": state, "why": reason, "now": self.now}
+        self.session.execute(_END, ended)
 
 
 def note(
     session: Session, now: float, kind: str, text: str, *, run: str | None = None, device: str | None = None
 ) -> None:
     """Append to the journal that people read."""
-    session.execute(insert(Event).values(at=now, kind=kind, text=text, run_id=run, device_id=device))
+    session.execute(_NOTE, {"at": now, "kind": kind, "text": text, "run_id": run, "device_id": device})
 
 
 def take(session: Session, now: float, device: str, assignment: str) -> None:
     """The device says that it has begun."""
-    mine = (Assignment.id == assignment, Assignment.device_id == device, Assignment.state == "offered")
-    session.execute(update(Assignment).where(*mine).values(state="taken", taken_at=now))
+    session.execute(_TAKE, {"assignment": assignment, "device": device, "now": now})
 
 
 @frozen
@@ -167,16 +177,13 @@ class Entry:
 
 
 def entry(session: Session, assignment: str, commit: int) -> Entry | None:
-    key = (Update.assignment_id == assignment, Update.commit == commit)
-    row = session.execute(select(Update.outcome, Update.sha256, Update.reason).where(*key)).one_or_none()
+    row = session.execute(_ENTRY, {"assignment": assignment, "number": commit}).one_or_none()
     return None if row is None else Entry(*row)
 
 
 def owner(session: Session, assignment: str) -> tuple[str, str] | None:
     """(run, device) of an assignment, open or not."""
-    row = session.execute(
-        select(Assignment.run_id, Assignment.device_id).where(Assignment.id == assignment)
-    ).one_or_none()
+    row = session.execute(_OWNER, {"assignment": assignment}).one_or_none()
     return None if row is None else (row.run_id, row.device_id)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 from sqlalchemy import (
     JSON,
@@ -15,6 +15,7 @@ from sqlalchemy import (
     Integer,
     MetaData,
     String,
+    Table,
     Text,
     TypeDecorator,
 )
@@ -46,6 +47,11 @@ class Base(DeclarativeBase):
         }
     )
     type_annotation_map = {float: Instant, dict[str, Any]: JSON}
+
+
+def table_of(kind: type[Base]) -> Table:
+    """The table itself: statements made of it once are several times faster than those made of classes each time."""
+    return cast(Table, kind.__table__)
 
 
 class Device(Base):
@@ -213,7 +219,11 @@ class Assignment(Base):
     expires_at: Mapped[float] = mapped_column(index=True)
     closed_at: Mapped[float | None]
 
-    __table_args__ = (Index(None, "run_id", "state"), Index(None, "device_id", "offered_at"))
+    __table_args__ = (
+        Index(None, "run_id", "state"),
+        Index(None, "run_id", "closed_at"),
+        Index(None, "device_id", "offered_at"),
+    )
 
 
 class Update(Base):
@@ -254,6 +264,7 @@ class Update(Base):
 
     __table_args__ = (
         Index(None, "assignment_id", "commit", unique=True),
+        Index(None, "run_id", "outcome"),
         Index(None, "run_id", "at"),
         Index(None, "device_id", "at"),
     )

@@ -20,16 +20,13 @@ class Segments:
         folder.mkdir(parents=True, exist_ok=True)
         # Never append behind what a crash may have left half-written.
         self._number = max((int(path.stem) for path in folder.glob("*.segment")), default=0) + 1
-        self._file = self._open()
+        self._file = self._open(self._number)
         self._dirty = False
 
     def append(self, body: bytes) -> tuple[int, int]:
         """Write a body; returns segment and offset. Durable after :meth:`sync`."""
         if self._file.tell() + len(body) > self._limit and self._file.tell():
-            self.sync()
-            self._file.close()
-            self._number += 1
-            self._file = self._open()
+            self._rotate()
         offset = self._file.tell()
         self._file.write(body)
         self._dirty = True
@@ -62,8 +59,15 @@ class Segments:
     def _path(self, segment: int) -> Path:
         return self.folder / f"{segment:08d}.segment"
 
-    def _open(self) -> BinaryIO:
-        file = open(self._path(self._number), "xb")  # noqa: SIM115 - lives as long as the object
+    def _rotate(self) -> None:
+        """Go on in a new file; where the disk does not allow it, the old one stays in use."""
+        self.sync()
+        file = self._open(self._number + 1)
+        self._file.close()
+        self._file, self._number = file, self._number + 1
+
+    def _open(self, number: int) -> BinaryIO:
+        file = open(self._path(number), "xb")  # noqa: SIM115 - lives as long as the object
         folder = os.open(self.folder, os.O_RDONLY)
         try:
             os.fsync(folder)

@@ -32,6 +32,8 @@ from .base import Context, DeviceView, Explanation, Left, MemberEvent, Model, Re
 SMOOTHING = 0.3
 MARGIN = 0.02
 HEADROOM = 0.9
+SECONDS, GOODPUT, PROXY = (1e-9, 1e6), (1.0, 1e12), (0.0, 1e12)
+"""What a device may claim: seconds per sample, bytes per second, squared gradients. Beyond lies a lie or a bug."""
 
 
 @frozen
@@ -126,15 +128,16 @@ class WhaleFL:
         trained = event.steps * event.plan.batch
         seconds = dict(record.seconds)
         if trained and event.seconds_train > 0:
-            seconds[event.plan.width] = _smooth(seconds.get(event.plan.width), event.seconds_train / trained)
+            measured = _clamp(event.seconds_train / trained, SECONDS)
+            seconds[event.plan.width] = _smooth(seconds.get(event.plan.width), measured)
         goodput = record.goodput
         if event.seconds_link and event.bytes_link:
-            goodput = _smooth(goodput, event.bytes_link / event.seconds_link)
+            goodput = _smooth(goodput, _clamp(event.bytes_link / event.seconds_link, GOODPUT))
         return evolve(
             record,
             samples=event.device.samples,
             reports=record.reports + 1,
-            fisher=(*record.fisher, proxy / event.plan.batch)[-self._window :],
+            fisher=(*record.fisher, _clamp(proxy / event.plan.batch, PROXY))[-self._window :],
             seconds=seconds,
             goodput=goodput,
         )
@@ -184,6 +187,10 @@ class WhaleFL:
         if level > 0 and share < level / levels - MARGIN:
             return level - 1
         return level
+
+
+def _clamp(value: float, bounds: tuple[float, float]) -> float:
+    return min(max(value, bounds[0]), bounds[1])
 
 
 def _smooth(old: float | None, new: float) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from protocol import coding, tensors
 from protocol.errors import ProtocolError
-from protocol.messages import Plan, Update
+from protocol.messages import Lineage, Plan, Update
 from protocol.subnetwork import Region
 from protocol.weights import Weights, finite
 
@@ -20,8 +20,9 @@ def difference_of(update: Update, body: bytes, version: int, plan: Plan, region:
     """The difference that an update carries, over the region's shapes; Refusal if anything about it is wrong."""
     if update.commit != 1:
         raise Refusal(f"commit {update.commit} came, the plan asks for one")
-    if update.lineage.version != version:
-        raise Refusal(f"the difference is against version {update.lineage.version}, version {version} was assigned")
+    if update.lineage != Lineage(version=version, shape_epoch=0):
+        against = f"version {update.lineage.version}, shape epoch {update.lineage.shape_epoch}"
+        raise Refusal(f"the difference is against {against}; version {version}, shape epoch 0 was assigned")
     if update.coding != plan.coding:
         raise Refusal(f"the coding is {update.coding}, the plan asks for {plan.coding}")
     if not 0 < update.steps <= plan.steps or not 0 < update.samples <= plan.steps * plan.batch:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from attrs import define, field
-from sqlalchemy import insert
+from sqlalchemy import insert, select
 
 from coordinator.store import ledger, models
 from coordinator.store.ledger import Ledger
@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 OVERHEAD = 64 * 1024
 """Bytes that an update's body may hold beyond four per parameter."""
 
+_BEAT = insert(models.table_of(models.Telemetry))
+
 CHECK_INS = 50
 """Check-ins per second that devices without work may cause together."""
 
@@ -37,11 +39,15 @@ class Conversation:
 
     runs: Runs
     _transfers: dict[str, Receiver] = field(factory=dict)
+    _enrolled: set[str] = field(factory=set)
     _complained: dict[str, float] = field(factory=dict)
     _idle: dict[str, float] = field(factory=dict)
 
     def hear(self, turn: Turn, device: str, leaf: str, payload: bytes) -> None:
         """Take one message. Whatever is wrong with it ends in the journal, never in an exception."""
+        if not self._knows(turn, device):
+            log.warning("refused device=%s reason=it is not enrolled", device)
+            return
         turn.seen(device)
         try:
             match leaf:
@@ -61,6 +67,13 @@ class Conversation:
         except ProtocolError as error:
             self._complain(turn, device, f"{leaf}: {error}")
 
+    def _knows(self, turn: Turn, device: str) -> bool:
+        if device not in self._enrolled:
+            if turn.session.scalar(select(models.Device.id).where(models.Device.id == device)) is None:
+                return False
+            self._enrolled.add(device)
+        return True
+
     # -- work ----------------------------------------------------------------------------------------------------
 
     def _check_in(self, turn: Turn, device: str, check_in: CheckIn) -> None:
@@ -68,7 +81,7 @@ class Conversation:
         row = turn.session.get(models.Device, device)
         if row is None or row.revoked_at is not None:
             return
-        run = self.runs.fitting(check_in)
+        run = self.runs.fitting(device, check_in)
         if check_in.protocol != PROTOCOL:
             reason = f"the agent speaks protocol {check_in.protocol}, this coordinator {PROTOCOL}"
         elif row.paused_at is not None:
@@ -135,7 +148,8 @@ class Conversation:
         if receiver is None or receiver.update.key != (chunk.assignment, chunk.commit):
             return  # the coordinator was restarted in between: the device will announce again
         run = self.runs.live.get(receiver.update.run)
-        if run is None:
+        if run is None or chunk.assignment not in run.engine.core.open:
+            del self._transfers[device]  # closed meanwhile: the device hears so when it announces again
             return
         try:
             receiver.chunk(chunk.index, data)
@@ -151,9 +165,13 @@ class Conversation:
                 turn.send(device, "receipt", _receipt(receiver.update, "missing", "", missing=missing))
             return
         body = receiver.body()
-        del self._transfers[device]
+        turn.after.append(lambda: self._forget(device, receiver))  # should the commit fail, the body is still here
         place = self.runs.segments.append(body)
         self.runs.handle(turn, run, Delivered(device, receiver.update, body), place)
+
+    def _forget(self, device: str, receiver: Receiver) -> None:
+        if self._transfers.get(device) is receiver:
+            del self._transfers[device]
 
     # -- signs of life -------------------------------------------------------------------------------------------
 
@@ -162,7 +180,7 @@ class Conversation:
         turn.seen(device, telemetry=told)
         columns = ("uptime", "load", "temperature", "memory", "memory_free", "disk_free", "spool")
         row = {name: told[name] for name in columns}
-        turn.session.execute(insert(models.Telemetry).values(device_id=device, at=turn.now, **row))
+        turn.session.execute(_BEAT, {"device_id": device, "at": turn.now, **row})
 
     def _complain(self, turn: Turn, device: str, text: str) -> None:
         """At most one line in the journal per device and ten seconds: nobody may flood it."""

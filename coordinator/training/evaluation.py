@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import queue
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 from attrs import frozen
@@ -18,7 +21,12 @@ from device_agent.runtime import Inference
 from protocol.subnetwork import FULL
 from protocol.weights import Array, Weights
 
+log = logging.getLogger(__name__)
+
 BATCH = 256
+
+WORST = 1e30
+"""The loss of a model whose logits are not finite."""
 
 
 @frozen(eq=False)
@@ -34,7 +42,7 @@ def read_dataset(path: Path, spec: ModelSpec) -> Dataset:
     try:
         with np.load(path, allow_pickle=False) as file:
             x, y = np.asarray(file["x"]), np.asarray(file["y"])
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         raise ShoalError("bad-dataset", f"{path} is not an npz file with arrays x and y: {error}") from error
     if x.dtype == np.uint8:
         x = x.astype(np.float32) / 255
@@ -55,7 +63,12 @@ class Evaluation:
         self._inference = Inference(compile_model(spec, FULL, BATCH, "infer").content)
 
     def measure(self, weights: Weights) -> tuple[float, float]:
-        """Accuracy and mean cross-entropy of full-size weights."""
+        """Accuracy and mean cross-entropy of full-size weights; ``WORST`` where it is not finite."""
+        with np.errstate(invalid="ignore", over="ignore"):
+            accuracy, loss = self._measure(weights)
+        return accuracy, loss if math.isfinite(loss) else WORST
+
+    def _measure(self, weights: Weights) -> tuple[float, float]:
         self._inference.load(weights)
         correct, loss = 0, 0.0
         for start in range(0, len(self._dataset.y), BATCH):
@@ -98,5 +111,9 @@ class Evaluator(threading.Thread):
         while (run := self._wanted.get()) is not None:
             with self._lock:
                 evaluation, version, weights = self._newest.pop(run)
-            accuracy, loss = evaluation.measure(weights)
-            self._done(run, version, accuracy, loss)
+            try:
+                accuracy, loss = evaluation.measure(weights)
+            except Exception:  # the next version is another chance
+                log.exception("evaluation-failed run=%s version=%s", run, version)
+            else:
+                self._done(run, version, accuracy, loss)

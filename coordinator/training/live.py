@@ -45,6 +45,7 @@ class LiveRun:
         self._current: dict[float, tuple[str, int]] = {}
         self._version = -1
         self._users: Counter[str] = Counter()
+        self._unused: set[str] = set()
         self._weights_of: dict[str, str] = {}
         self._since_snapshot = 0
 
@@ -63,15 +64,20 @@ class LiveRun:
         return Delivery(artifact, self._size(artifact), weights, self._size(weights))
 
     def released(self, assignment: str) -> None:
-        """An assignment has ended: drop its weights unless somebody else trains from them."""
+        """An assignment has ended: nobody needs its weights for it any more."""
         weights = self._weights_of.pop(assignment, None)
-        if weights is None:
-            return
-        self._users[weights] -= 1
-        if self._users[weights] <= 0:
-            del self._users[weights]
-            if weights not in (sha256 for sha256, _ in self._current.values()):
-                self._blobs.remove(weights)
+        if weights is not None:
+            self._users[weights] -= 1
+            self._unused.add(weights)
+
+    def sweep(self) -> None:
+        """After a commit: remove the weights that no open assignment names and no new one will."""
+        current = {sha256 for sha256, _ in self._current.values()}
+        for sha256 in self._unused - current:
+            if self._users[sha256] <= 0:
+                self._blobs.remove(sha256)
+                del self._users[sha256]
+        self._unused.clear()
 
     def retire(self) -> None:
         """The run has ended, and nobody fetches anything for it any more."""
@@ -92,9 +98,7 @@ class LiveRun:
         """The current version's weights at a width; cut once per version."""
         core = self.engine.core
         if core.version != self._version:
-            for sha256, _ in self._current.values():
-                if not self._users[sha256]:
-                    self._blobs.remove(sha256)
+            self._unused |= {sha256 for sha256, _ in self._current.values()}
             self._current, self._version = {}, core.version
         if width not in self._current:
             region = self.engine.region(width)
@@ -103,8 +107,13 @@ class LiveRun:
         return self._current[width]
 
     def _described(self, region: Region) -> dict[str, str]:
-        channels = json.dumps(dict(region.subnetwork.channels))
-        return {"layout": json.dumps(layout_to_json(self._layout)), "channels": channels}
+        # Run and version make the bytes the run's own: removing them can hurt nobody else.
+        return {
+            "layout": json.dumps(layout_to_json(self._layout)),
+            "channels": json.dumps(dict(region.subnetwork.channels)),
+            "run": self.id,
+            "version": str(self.engine.core.version),
+        }
 
     def _size(self, sha256: str) -> int:
         try:
@@ -138,6 +147,11 @@ class LiveRun:
         self._since_snapshot += 1
         return self._since_snapshot >= SNAPSHOT_INPUTS
 
+    @property
+    def unsaved(self) -> bool:
+        """Whether there were inputs since the newest snapshot."""
+        return self._since_snapshot > 0
+
     def snapshot(self, session: Session, seq: int, now: float) -> None:
         """Keep the engine's state after input ``seq``; the one before stays, older ones go."""
         sha256 = self._blobs.put(self.engine.snapshot(), durable=True)
@@ -152,7 +166,8 @@ class LiveRun:
             session.execute(
                 delete(models.Snapshot).where(models.Snapshot.run_id == self.id, models.Snapshot.seq == old.seq)
             )
-            if old.sha256 not in (new.sha256 for new in kept[:2]):
+            # Runs that began alike have equal snapshots for a while.
+            if session.scalar(select(models.Snapshot.seq).where(models.Snapshot.sha256 == old.sha256).limit(1)) is None:
                 self._blobs.remove(old.sha256)
         self._since_snapshot = 0
 

@@ -45,7 +45,7 @@ class Recipe:
 
     def to_toml(self) -> str:
         """The recipe with every default written out; :func:`parse` reads it back."""
-        lines = [f"name = {json.dumps(self.name)}", "", "[plan]", *_items(asdict(self.plan))]
+        lines = [f"name = {_toml(self.name)}", "", "[plan]", *_items(asdict(self.plan))]
         members: list[tuple[str, Aggregator | Policy | Transform]] = [("[aggregator]", self.aggregator)]
         members += [("[[policy]]", policy) for policy in self.policies]
         members += [("[[transform]]", transform) for transform in self.transforms]
@@ -61,14 +61,17 @@ def presets() -> dict[str, str]:
 
 def load(recipe: str) -> Recipe:
     """A recipe from a preset's name or from TOML text."""
-    return parse(presets().get(recipe, recipe))
+    known = presets()
+    if recipe not in known and "=" not in recipe:
+        raise ShoalError("bad-recipe", f"There is no recipe {recipe[:80]!r}, only {', '.join(known)}, or one as TOML")
+    return parse(known.get(recipe, recipe))
 
 
 def parse(text: str) -> Recipe:
     """Read TOML; ShoalError ``bad-recipe`` names the offending key."""
     try:
         table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         known = ", ".join(presets())
         raise ShoalError("bad-recipe", f"The recipe is neither one of {known} nor TOML: {error}") from error
     _known(table, {"name", "plan", "aggregator", "policy", "transform"}, "the recipe")
@@ -162,7 +165,8 @@ def _items(options: Mapping[str, Any]) -> list[str]:
 
 def _toml(value: Any) -> str:
     if isinstance(value, dict):
-        return "{ " + ", ".join(f"{json.dumps(k)} = {_toml(v)}" for k, v in value.items()) + " }" if value else "{}"
+        return "{ " + ", ".join(f"{_toml(k)} = {_toml(v)}" for k, v in value.items()) + " }" if value else "{}"
     if isinstance(value, tuple):
         return "[" + ", ".join(map(_toml, value)) + "]"
-    return json.dumps(value)
+    # A JSON string is a TOML string, but for DEL, and for the pairs of escapes that JSON makes of rare characters.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

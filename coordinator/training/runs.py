@@ -42,6 +42,8 @@ Submit = Callable[[str, Evaluation, int, Any], None]
 
 ENDED = ("stopped", "finished")
 
+_INPUT = insert(models.table_of(models.Input))
+
 
 @define
 class Runs:
@@ -63,7 +65,7 @@ class Runs:
         kind, body = journal.to_row(given, place)
         self.seq += 1
         row = {"seq": self.seq, "run_id": run.id, "kind": kind, "body": body, "at": turn.now}
-        turn.session.execute(insert(models.Input).values(**row))
+        turn.session.execute(_INPUT, row)
         book = Ledger(turn.session, run.id, turn.now, self.heartbeat)
         if isinstance(given, Evaluated):
             book.evaluated(given)
@@ -72,7 +74,7 @@ class Runs:
                 case Offered():
                     self._offer(turn, run, book, effect)
                 case Deferred():
-                    book.idle(effect.device)
+                    turn.seen(effect.device, assignment_id=None)
                     seconds = self.pace if effect.seconds is None else effect.seconds
                     turn.send(
                         effect.device, "retry", Retry(check_in=effect.check_in, seconds=seconds, reason=effect.reason)
@@ -84,6 +86,8 @@ class Runs:
                 case Closed():
                     run.released(effect.assignment)
                     book.closed(effect)
+                    if turn.signs.get(effect.device, {}).get("assignment_id") == effect.assignment:
+                        turn.seen(effect.device, assignment_id=None)
                 case Versioned():
                     book.versioned(effect)
                     self._evaluate(turn, run, effect.version)
@@ -93,6 +97,7 @@ class Runs:
                         turn.after.append(lambda: self._retire(run))
         if run.counted() or run.engine.core.state in ENDED:
             run.snapshot(turn.session, self.seq, turn.now)
+        turn.after.append(run.sweep)
 
     def _offer(self, turn: Turn, run: LiveRun, book: Ledger, offer: Offered) -> None:
         if offer.again:
@@ -100,6 +105,7 @@ class Runs:
         else:
             delivery = run.delivery(offer)
             book.offered(offer, delivery)
+        turn.seen(offer.device, assignment_id=offer.assignment)
         message = Assignment(
             id=offer.assignment,
             kind="train",
@@ -145,11 +151,12 @@ class Runs:
 
     # -- choosing ------------------------------------------------------------------------------------------------
 
-    def fitting(self, check_in: CheckIn) -> LiveRun | None:
+    def fitting(self, device: str, check_in: CheckIn) -> LiveRun | None:
         """The run a device should work for: the one it holds work of, else the least busy that fits its data."""
         running = [run for run in self.live.values() if run.engine.core.state == "running"]
         for run in running:
-            if check_in.held in run.engine.core.open:
+            held = run.engine.core.open.get(check_in.held or "")
+            if held is not None and held.device.id == device:
                 return run
         ready = [run for run in running if fits(run.spec, check_in)]
         return min(ready, key=lambda run: len(run.engine.core.open), default=None)
@@ -196,8 +203,8 @@ class Runs:
         turn.session.execute(insert(models.ModelVersion).values(**first, updates=0, at=turn.now))
         book = Ledger(turn.session, row.id, turn.now, self.heartbeat)
         book.event("run-started", f"{by} started {row.id}: {spec.name} by {cookbook.name}")
-        turn.after.append(lambda: self.live.update({row_id: run}))
         row_id = row.id
+        turn.after.append(lambda: self.live.setdefault(row_id, run))
         self._evaluate(turn, run, 0)
         return row_id
 
@@ -235,16 +242,29 @@ class Runs:
 
     def recover(self, turn: Turn) -> None:
         """Load every run that has not ended, and go on where the last commit was."""
-        self.seq = turn.session.scalar(select(func.max(models.Input.seq))) or 0
-        self.live = {}
+        live: dict[str, LiveRun] = {}
         going = models.Run.state.not_in(ENDED) & ~models.Run.simulated
         for row in turn.session.execute(select(models.Run).where(going)).scalars().all():
-            spec = turn.session.scalar(select(models.Model.spec).where(models.Model.id == row.model_id))
-            run = self._build(row, ModelSpec.from_json(spec or {}))
+            book = Ledger(turn.session, row.id, turn.now, self.heartbeat)
+            run = live[row.id] = self._rebuild(row, turn, book)
             inputs = run.recover(turn.session, self.segments.read)
-            self.live[row.id] = run
-            text = f"{row.id} goes on at version {run.engine.core.version}, after replaying {inputs} inputs"
-            Ledger(turn.session, row.id, turn.now, self.heartbeat).event("run-recovered", text)
+            version = run.engine.core.version
+            book.event("run-recovered", f"{row.id} goes on at version {version}, after replaying {inputs} inputs")
+            if turn.session.get(models.Metric, (row.id, version, "accuracy")) is None:
+                self._evaluate(turn, run, version)
+        self.seq = turn.session.scalar(select(func.max(models.Input.seq))) or 0
+        self.live = live
+
+    def _rebuild(self, row: models.Run, turn: Turn, book: Ledger) -> LiveRun:
+        spec = ModelSpec.from_json(turn.session.scalars(select(models.Model.spec).filter_by(id=row.model_id)).one())
+        try:
+            return self._build(row, spec)
+        except ShoalError as error:
+            if error.code != "bad-dataset":
+                raise
+            # A test set that was moved away must not keep the whole coordinator from starting.
+            book.event("dataset-lost", f"{row.id} goes on, but its versions are not measured: {error}")
+            return LiveRun(row, spec, None, self.blobs)
 
     def _build(self, row: models.Run, spec: ModelSpec) -> LiveRun:
         evaluation = Evaluation(spec, read_dataset(Path(row.dataset), spec)) if row.dataset else None
@@ -253,7 +273,7 @@ class Runs:
     def snapshot(self, turn: Turn) -> None:
         """Before a clean end: the next start has nothing to replay."""
         for run in self.live.values():
-            if run.engine.core.inputs:
+            if run.unsaved:
                 run.snapshot(turn.session, self.seq, turn.now)
 
 

@@ -12,6 +12,7 @@ from typing import Any, TypeVar, get_origin
 import cattrs
 import numpy as np
 from attrs import has, resolve_types
+from cattrs.errors import ForbiddenExtraKeysError
 from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn
 
 from protocol import tensors
@@ -41,7 +42,7 @@ def thaw(kind: type[T], data: bytes) -> T:
     converter.register_structure_hook_func(_is_array, lambda name, _: arrays[name].copy())
     try:
         return converter.structure(json.loads(metadata["value"]), kind)
-    except (KeyError, ValueError, TypeError) as error:
+    except (KeyError, ValueError, TypeError, AttributeError, ForbiddenExtraKeysError) as error:
         raise ProtocolError(f"these bytes do not hold a {kind.__name__}: {str(error)[:200]}") from error
 
 

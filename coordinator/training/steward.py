@@ -12,6 +12,8 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
+from functools import partial
 from typing import Any, TypeVar
 
 from attrs import frozen
@@ -36,6 +38,8 @@ WAITING = 10_000
 TURN = 200
 BEAT = 0.5
 """Seconds between two looks at leases and silent devices."""
+PAUSE = 0.5
+"""Seconds before a turn that could not be committed is tried again."""
 
 
 @frozen(eq=False)
@@ -96,6 +100,7 @@ class Steward(threading.Thread):
         self._runs = Runs(blobs, segments, heartbeat, self._evaluator.submit)
         self._conversation = Conversation(self._runs)
         self._looked = 0.0
+        self._astray = False
         self._stopping = False
 
     # -- from other threads --------------------------------------------------------------------------------------
@@ -156,15 +161,24 @@ class Steward(threading.Thread):
     def recover(self) -> None:
         """Before the start: load the runs that are going on. Raises what the store raises."""
         with self._database.write() as session:
-            self._runs.recover(Turn(session, self._now()))
+            turn = Turn(session, self._now())
+            self._runs.recover(turn)
+        self._leave(turn, [], [])
 
     def run(self) -> None:
         self._evaluator.start()
-        while not self._stopping:
-            batch = self._collect()
-            while not self._take(batch):
-                time.sleep(1.0)  # the disk is full, or the database is away: nothing is acknowledged meanwhile
-        self._take([], last=True)
+        batch: list[_Heard | _Asked] = []
+        try:
+            while not self._stopping:
+                if len(batch) < WAITING:
+                    batch += self._collect()
+                if self._take(batch):
+                    batch = []
+                else:
+                    time.sleep(PAUSE)  # the disk is full, or the database is away: nothing is acknowledged meanwhile
+            self._take([], last=True)
+        finally:
+            self._turn_away()
 
     def _collect(self) -> list[_Heard | _Asked]:
         """Wait for something to do, then take everything that is there."""
@@ -183,10 +197,14 @@ class Steward(threading.Thread):
         return batch
 
     def _take(self, batch: list[_Heard | _Asked], *, last: bool = False) -> bool:
-        """One transaction for a batch. False if it could not be committed: then it never happened."""
+        """One transaction for a batch. False if it could not be committed: then it never happened, and what the
+        engines did in it must go as well before anything else is taken."""
         now = self._now()
         done: list[_Done] = []
         try:
+            if self._astray:
+                self.recover()
+                self._astray = False
             with self._database.write() as session:
                 turn = Turn(session, now)
                 for item in batch:
@@ -196,17 +214,17 @@ class Steward(threading.Thread):
                     self._runs.snapshot(turn)
                 registry.seen_all(session, turn.signs, now, self._heartbeat)
                 self._segments.sync()
-        except (SQLAlchemyError, OSError) as error:
+        except (SQLAlchemyError, OSError, ShoalError) as error:
             log.error("turn-failed error=%s", error)
             self._refuse(batch, error)
-            self._start_over()
-            return self._stopping
+            self._astray = True
+            return False
         self._leave(turn, batch, done)
         return True
 
     def _one(self, turn: Turn, item: _Heard | _Asked, done: list[_Done]) -> None:
         """One item inside a savepoint: what goes wrong in it does not touch the others."""
-        sends, after = len(turn.sends), len(turn.after)
+        sends, after, seq = len(turn.sends), len(turn.after), self._runs.seq
         try:
             with turn.session.begin_nested():
                 value = self._do(turn, item)
@@ -214,11 +232,11 @@ class Steward(threading.Thread):
             raise  # the store itself is in trouble: the whole turn fails
         except Exception as error:
             del turn.sends[sends:], turn.after[after:]
-            expected = isinstance(error, ShoalError)
-            if not expected:
+            if isinstance(item, _Heard) or not isinstance(error, ShoalError):
                 log.exception("input-failed")
                 ledger.note(turn.session, turn.now, "internal-error", f"{type(error).__name__}: {error}"[:500])
-                self._runs.recover(turn)  # an engine may have stopped half-way
+            if self._runs.seq != seq:
+                self._runs.recover(turn)  # an engine took an input that is rolled back now
             if isinstance(item, _Asked):
                 done.append(_Done(item.result, error=error))
         else:
@@ -238,16 +256,15 @@ class Steward(threading.Thread):
             registry.watch(turn.session, turn.now, self._heartbeat)
 
     def _leave(self, turn: Turn, batch: list[_Heard | _Asked], done: list[_Done]) -> None:
-        """Committed: now the world may know."""
-        for step in turn.after:
-            step()
-        for device, leaf, payload in turn.sends:
-            self._send(device, leaf, payload)
-        for item in batch:
-            if isinstance(item, _Heard):
-                item.acknowledge()
-        for one in done:
-            one.tell()
+        """Committed: now the world may know. What fails here fails alone: the store is right already."""
+        steps: list[Callable[[], object]] = [*turn.after, *(partial(self._send, *sent) for sent in turn.sends)]
+        steps += [item.acknowledge for item in batch if isinstance(item, _Heard)]
+        steps += [one.tell for one in done]
+        for step in steps:
+            try:
+                step()
+            except Exception:
+                log.exception("after-commit-failed")
 
     def _refuse(self, batch: list[_Heard | _Asked], error: Exception) -> None:
         """Who waits for an answer gets one; what devices said is kept and tried again."""
@@ -256,12 +273,12 @@ class Steward(threading.Thread):
                 item.result.set_exception(ShoalError("database-unusable", f"The change could not be stored: {error}"))
         batch[:] = [item for item in batch if isinstance(item, _Heard)]
 
-    def _start_over(self) -> None:
-        """The transaction is gone, so what the engines did in it must go as well."""
-        try:
-            self.recover()
-        except (SQLAlchemyError, OSError, ShoalError) as error:
-            log.error("recovery-failed error=%s", error)
+    def _turn_away(self) -> None:
+        """The thread ends: nobody may wait for it for ever."""
+        with suppress(queue.Empty):
+            while True:
+                if isinstance(item := self._queue.get_nowait(), _Asked):
+                    item.result.set_exception(ShoalError("busy", "The coordinator is stopping"))
 
     def _now(self) -> float:
         return round(self._clock(), 6)

@@ -20,7 +20,7 @@ class Turn:
     now: float
     signs: dict[str, dict[str, Any]] = field(factory=dict)
     sends: list[tuple[str, str, bytes]] = field(factory=list)
-    after: list[Callable[[], None]] = field(factory=list)
+    after: list[Callable[[], object]] = field(factory=list)
 
     def seen(self, device: str, **values: Any) -> None:
         self.signs.setdefault(device, {}).update(values)

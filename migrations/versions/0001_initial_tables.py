@@ -130,6 +130,7 @@ def upgrade() -> None:
             batch_op.f("ix_assignment_device_id_offered_at"), ["device_id", "offered_at"], unique=False
         )
         batch_op.create_index(batch_op.f("ix_assignment_expires_at"), ["expires_at"], unique=False)
+        batch_op.create_index(batch_op.f("ix_assignment_run_id_closed_at"), ["run_id", "closed_at"], unique=False)
         batch_op.create_index(batch_op.f("ix_assignment_run_id_state"), ["run_id", "state"], unique=False)
 
     op.create_table(
@@ -275,10 +276,12 @@ def upgrade() -> None:
         batch_op.create_index(batch_op.f("ix_update_assignment_id_commit"), ["assignment_id", "commit"], unique=True)
         batch_op.create_index(batch_op.f("ix_update_device_id_at"), ["device_id", "at"], unique=False)
         batch_op.create_index(batch_op.f("ix_update_run_id_at"), ["run_id", "at"], unique=False)
+        batch_op.create_index(batch_op.f("ix_update_run_id_outcome"), ["run_id", "outcome"], unique=False)
 
 
 def downgrade() -> None:
     with op.batch_alter_table("update", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_update_run_id_outcome"))
         batch_op.drop_index(batch_op.f("ix_update_run_id_at"))
         batch_op.drop_index(batch_op.f("ix_update_device_id_at"))
         batch_op.drop_index(batch_op.f("ix_update_assignment_id_commit"))
@@ -311,6 +314,7 @@ def downgrade() -> None:
     op.drop_table("credential")
     with op.batch_alter_table("assignment", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_assignment_run_id_state"))
+        batch_op.drop_index(batch_op.f("ix_assignment_run_id_closed_at"))
         batch_op.drop_index(batch_op.f("ix_assignment_expires_at"))
         batch_op.drop_index(batch_op.f("ix_assignment_device_id_offered_at"))
 

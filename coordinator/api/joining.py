@@ -1,0 +1,86 @@
+"""The devices' side: joining the fleet, the authority's certificate, and the bytes an assignment names."""
+
+from __future__ import annotations
+
+from math import ceil
+from typing import Final
+from urllib.parse import urlsplit
+
+from flask import current_app, g, request, send_file
+from sqlalchemy import or_, select
+from sqlalchemy.orm import Session
+from werkzeug.wrappers import Response
+
+from coordinator.api.endpoint import Endpoint, File
+from coordinator.api.throttle import Throttle
+from coordinator.auth import services
+from coordinator.errors import ShoalError
+from coordinator.fleet import enrolment
+from coordinator.store.models import Assignment
+from protocol.errors import ProtocolError
+from protocol.messages import EnrolmentReply, EnrolmentRequest
+
+FAILURES: Final = 20
+FAILURE_WINDOW: Final = 600.0
+"""Seconds. A room full of boards behind one address may fumble, a guesser gets nowhere."""
+
+
+def enrol(body: EnrolmentRequest) -> EnrolmentReply:
+    """Claim a token and register a device's own secret; the same pair may ask again."""
+    now, address = services().clock(), request.remote_addr or ""
+    throttle: Throttle = current_app.extensions["shoal-throttle"]
+    if (wait := throttle.wait(address, now)) > 0:
+        g.retry_after = ceil(wait)
+        raise ShoalError("too-many-requests", f"Too many failed enrolments: try again in {ceil(wait)} seconds")
+    settings = services().settings
+    host = urlsplit(f"//{request.host}").hostname or settings.address
+
+    def join(writing: Session) -> EnrolmentReply:
+        return enrolment.reply(enrolment.enrol(writing, body, now), settings, host)
+
+    try:
+        return services().commands.write(join)
+    except (ShoalError, ProtocolError):
+        throttle.failed(address, now)
+        raise
+
+
+def authority() -> Response:
+    """The certificate of the coordinator's authority, to be checked against the token's fingerprint."""
+    path = services().settings.home / "tls" / "ca.pem"
+    if not path.is_file():
+        raise ShoalError("not-found", "This coordinator has no authority: it is not encrypted")
+    return send_file(path, mimetype="application/x-pem-file")
+
+
+def blob(sha256: str) -> Response:
+    """Bytes that an open assignment of this device names; may be asked for in ranges."""
+    path = services().blobs.path(sha256)
+    with services().database.read() as reading:
+        assigned = reading.scalar(
+            select(Assignment.id)
+            .where(
+                Assignment.device_id == g.device,
+                Assignment.state.in_(("offered", "taken")),
+                or_(Assignment.artifact_sha256 == sha256, Assignment.weights_sha256 == sha256),
+            )
+            .limit(1)
+        )
+    if assigned is None:
+        raise ShoalError("not-allowed", "No open assignment of this device names this blob")
+    if not path.is_file():
+        raise ShoalError("not-found", f"Blob {sha256} is gone from the coordinator's disk")
+    response = send_file(path, mimetype="application/octet-stream", etag=sha256, max_age=0)
+    response.headers["Cache-Control"] = "private, no-cache"
+    return response
+
+
+ENDPOINTS = (
+    Endpoint(method="POST", path="/enrol", call=enrol, access="open", body=EnrolmentRequest, answer=EnrolmentReply),
+    Endpoint(
+        method="GET", path="/authority", call=authority, access="open", answer=File("application/x-pem-file")
+    ),
+    Endpoint(
+        method="GET", path="/device/blobs/<sha256>", call=blob, access="device", answer=File("application/octet-stream")
+    ),
+)

@@ -1,0 +1,92 @@
+"""How a device joins the fleet: it claims a token and registers the secret it has made for itself."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from coordinator.errors import ShoalError
+from coordinator.fleet import tokens
+from coordinator.settings import Settings
+from coordinator.store.models import Credential, Device, EnrolmentToken, Event
+from coordinator.store.registry import secret_hash
+from protocol.messages import EnrolmentReply, EnrolmentRequest
+from protocol.wire import unstructure
+
+_MAX_ID: Final = 40
+_MAX_NAME: Final = 80
+_RESERVED: Final = frozenset({"coordinator"})
+"""The coordinator's own user name at the broker."""
+
+
+def enrol(session: Session, request: EnrolmentRequest, now: float) -> Device:
+    """The device that this token and secret stand for; a new one unless the same pair has asked before.
+
+    A device that lost power before it could write the reply down asks again, and is who it was: this costs no second
+    use, and works though the token has run out. ShoalError token-invalid if the token cannot be used.
+    """
+    token = tokens.find(session, request.token)
+    if (known := _enrolled(session, token, request.secret)) is not None:
+        return known
+    token = tokens.claim(session, request.token, now)
+    device_id, name = _free(session, request.name)
+    device = Device(
+        id=device_id,
+        name=name,
+        group=token.group,
+        capability=unstructure(request.capability),
+        enrolled_at=now,
+        token_id=token.id,
+        status="new",
+        status_at=now,
+    )
+    session.add(device)
+    session.flush()
+    session.add(Credential(device_id=device_id, secret_hash=secret_hash(request.secret), created_at=now))
+    text = f"{name} joined with token {token.id}, made by {token.created_by}"
+    session.add(Event(at=now, kind="device-enrolled", device_id=device_id, text=text))
+    session.flush()
+    return device
+
+
+def reply(device: Device, settings: Settings, host: str) -> EnrolmentReply:
+    """What a new device is told. ``host`` is where it reached the coordinator, and hence will find the broker unless
+    the settings name another."""
+    return EnrolmentReply(
+        device=device.id,
+        broker_host=settings.name or host,
+        broker_port=settings.mqtt_port,
+        broker_tls=settings.encrypted,
+        heartbeat=settings.heartbeat,
+    )
+
+
+def _enrolled(session: Session, token: EnrolmentToken, secret: str) -> Device | None:
+    device = session.scalar(
+        select(Device)
+        .join(Credential, Credential.device_id == Device.id)
+        .where(Device.token_id == token.id, Credential.secret_hash == secret_hash(secret))
+    )
+    if device is not None and device.revoked_at is not None:
+        raise ShoalError("token-invalid", "This device was revoked: it needs a new token and a new secret")
+    return device
+
+
+def _free(session: Session, wished: str) -> tuple[str, str]:
+    """The id and the name a device gets: what it wished for, or that with -2, -3, ... if somebody has it already."""
+    slug = re.sub(r"[^a-z0-9]+", "-", wished.lower()).strip("-")
+    if len(slug) < 3 or slug in _RESERVED:
+        slug = f"device-{slug}".rstrip("-")
+    ids = set(session.scalars(select(Device.id).where(Device.id.startswith(slug[: _MAX_ID - 6]))))
+    names = set(session.scalars(select(Device.name).where(Device.name.startswith(wished[: _MAX_NAME - 6]))))
+    number = 1
+    while True:
+        suffix = "" if number == 1 else f"-{number}"
+        device_id = slug[: _MAX_ID - len(suffix)].rstrip("-") + suffix
+        name = wished[: _MAX_NAME - len(suffix)] + suffix
+        if device_id not in ids and name not in names:
+            return device_id, name
+        number += 1

@@ -1,0 +1,205 @@
+"""Work: who trains, or trained, what width when, and why that width."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from attrs import frozen
+from sqlalchemy import ColumnElement, Row, Select, func, or_, select
+from sqlalchemy.orm import Session, aliased
+
+from coordinator.errors import ShoalError
+from coordinator.store.models import Assignment, Device, Update
+
+MAX_BARS: Final = 4000
+
+_open = Assignment.state.in_(("offered", "taken"))
+_begin = func.coalesce(Assignment.taken_at, Assignment.offered_at)
+_newest = aliased(Update)
+
+
+@frozen(kw_only=True)
+class Bar:
+    """One assignment on the timeline, from ``begin`` to ``end`` (s since 1970; an open one ends now).
+
+    ``outcome`` is that of its newest update, else the assignment's own state.
+    """
+
+    assignment: str
+    device: str
+    name: str
+    begin: float
+    end: float
+    open: bool
+    width: float
+    version: int
+    outcome: str
+    staleness: int | None
+    reason: str
+    seconds_download: float | None
+    seconds_train: float | None
+    seconds_upload: float | None
+
+
+@frozen
+class Work:
+    """The bars of one page of devices: ``devices`` are their names, ``total`` is how many worked then."""
+
+    bars: tuple[Bar, ...]
+    devices: tuple[str, ...]
+    total: int
+
+
+@frozen(kw_only=True)
+class AssignmentRow:
+    """An assignment with what came of it. ``explanation`` is what each policy looked at and decided."""
+
+    id: str
+    run: str
+    device: str
+    name: str
+    kind: str
+    version: int
+    width: float
+    plan: dict[str, Any]
+    explanation: dict[str, Any]
+    state: str
+    reason: str
+    bytes_down: int
+    offered_at: float
+    taken_at: float | None
+    expires_at: float
+    closed_at: float | None
+    outcome: str | None
+    staleness: int | None
+    applied_version: int | None
+    update_reason: str
+    loss: float | None
+    accuracy: float | None
+
+
+def work(
+    session: Session,
+    run: str,
+    since: float,
+    until: float,
+    now: float,
+    page: int = 1,
+    lanes: int = 40,
+    device: str | None = None,
+) -> Work:
+    """What the run's devices did from ``since`` until ``until``: one page of ``lanes`` devices."""
+    conditions = _between(run, since, until)
+    if device is not None:
+        conditions.append(Assignment.device_id == device)
+    active = select(Assignment.device_id).where(*conditions).distinct().subquery()
+    total = session.scalar(select(func.count()).select_from(active)) or 0
+    shown = session.execute(
+        select(Device.id, Device.name)
+        .join(active, active.c.device_id == Device.id)
+        .order_by(func.lower(Device.name))
+        .limit(lanes)
+        .offset((page - 1) * lanes)
+    ).all()
+    names = dict(shown)
+    query = _with_update(Assignment).where(*conditions, Assignment.device_id.in_(names))
+    found = session.execute(query.order_by(_begin.desc()).limit(MAX_BARS)).all()
+    return Work(
+        tuple(_bar(assignment, update, names[assignment.device_id], now) for assignment, update in reversed(found)),
+        tuple(names.values()),
+        total,
+    )
+
+
+def workers(session: Session, run: str, since: float, until: float) -> int:
+    """How many of the run's devices worked at any time from ``since`` until ``until``."""
+    return session.scalar(select(func.count(Assignment.device_id.distinct())).where(*_between(run, since, until))) or 0
+
+
+def assignments(
+    session: Session,
+    *,
+    device: str | None = None,
+    run: str | None = None,
+    only_open: bool = False,
+    limit: int = 50,
+) -> tuple[AssignmentRow, ...]:
+    """The newest assignments of a device, of a run, or of all, newest first."""
+    query = _with_update(Assignment, Device.name).join(Device, Device.id == Assignment.device_id)
+    if device is not None:
+        query = query.where(Assignment.device_id == device)
+    if run is not None:
+        query = query.where(Assignment.run_id == run)
+    if only_open:
+        query = query.where(_open)
+    query = query.order_by(Assignment.offered_at.desc(), Assignment.id.desc()).limit(limit)
+    return tuple(_assignment(row) for row in session.execute(query))
+
+
+def why(session: Session, assignment: str) -> AssignmentRow:
+    """One assignment, with the plan it was given and the explanation; ShoalError not-found."""
+    query = _with_update(Assignment, Device.name).join(Device, Device.id == Assignment.device_id)
+    found = session.execute(query.where(Assignment.id == assignment)).one_or_none()
+    if found is None:
+        raise ShoalError("not-found", f"There is no assignment {assignment[:80]!r}")
+    return _assignment(found)
+
+
+def _between(run: str, since: float, until: float) -> list[ColumnElement[bool]]:
+    return [Assignment.run_id == run, _begin <= until, or_(_open, Assignment.closed_at >= since)]
+
+
+def _with_update(*columns: Any) -> Select[*tuple[Any, ...]]:
+    """Rows of (assignment, ..., its newest update or None)."""
+    commits = (
+        select(func.max(Update.id)).where(Update.assignment_id == Assignment.id).correlate(Assignment).scalar_subquery()
+    )
+    return select(*columns, _newest).select_from(Assignment).outerjoin(_newest, _newest.id == commits)
+
+
+def _bar(assignment: Assignment, update: Update | None, name: str, now: float) -> Bar:
+    begin = assignment.taken_at or assignment.offered_at
+    return Bar(
+        assignment=assignment.id,
+        device=assignment.device_id,
+        name=name,
+        begin=begin,
+        end=max(begin, assignment.closed_at if assignment.closed_at is not None else now),
+        open=assignment.state in ("offered", "taken"),
+        width=assignment.width,
+        version=assignment.version,
+        outcome=update.outcome if update else assignment.state,
+        staleness=update.staleness if update else None,
+        reason=(update.reason if update else "") or assignment.reason,
+        seconds_download=update.seconds_download if update else None,
+        seconds_train=update.seconds_train if update else None,
+        seconds_upload=update.seconds_upload if update else None,
+    )
+
+
+def _assignment(row: Row[*tuple[Any, ...]]) -> AssignmentRow:
+    assignment, name, update = row
+    return AssignmentRow(
+        id=assignment.id,
+        run=assignment.run_id,
+        device=assignment.device_id,
+        name=name,
+        kind=assignment.kind,
+        version=assignment.version,
+        width=assignment.width,
+        plan=assignment.plan,
+        explanation=assignment.explanation,
+        state=assignment.state,
+        reason=assignment.reason,
+        bytes_down=assignment.bytes_down,
+        offered_at=assignment.offered_at,
+        taken_at=assignment.taken_at,
+        expires_at=assignment.expires_at,
+        closed_at=assignment.closed_at,
+        outcome=update.outcome if update else None,
+        staleness=update.staleness if update else None,
+        applied_version=update.applied_version if update else None,
+        update_reason=update.reason if update else "",
+        loss=update.loss if update else None,
+        accuracy=update.accuracy if update else None,
+    )

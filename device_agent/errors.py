@@ -1,0 +1,39 @@
+"""What can stop the agent: a sentence for the person at the board, and an exit code for the shell."""
+
+from __future__ import annotations
+
+
+class AgentError(Exception):
+    exit_code = 1
+
+
+class UsageError(AgentError):
+    """A setting or an argument that cannot be."""
+
+    exit_code = 2
+
+
+class NotEnrolled(AgentError):
+    exit_code = 3
+
+
+class Refused(AgentError):
+    """The coordinator was reached and said no."""
+
+    exit_code = 4
+
+
+class DataError(AgentError, ValueError):
+    """The training data cannot be used."""
+
+    exit_code = 5
+
+
+class Unreachable(AgentError):
+    exit_code = 6
+
+
+class HomeError(AgentError):
+    """The agent's home cannot be written, or another agent lives there."""
+
+    exit_code = 7

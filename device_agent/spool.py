@@ -1,0 +1,256 @@
+"""What must survive a power cut: SQLite in WAL mode with a full fsync at every commit.
+
+One writer, the agent's main thread. Each method is one transaction: all of it is on disk, or none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from protocol.errors import ProtocolError
+from protocol.messages import Assignment, DeviceEvent, Update
+from protocol.wire import decode, encode
+
+from .conversation import Saved
+from .errors import HomeError
+from .feedback import give_back
+
+NAME = "spool.db"
+RUNS = 4  # residuals kept, those used last
+FINISHED = 64  # finished assignments remembered
+VERSION = 1
+
+_SCHEMA = """
+CREATE TABLE assignment (number INTEGER PRIMARY KEY CHECK (number = 1), text BLOB NOT NULL);
+CREATE TABLE outgoing (
+    number INTEGER PRIMARY KEY, assignment TEXT NOT NULL, commit_number INTEGER NOT NULL, run TEXT NOT NULL,
+    header BLOB NOT NULL, region TEXT NOT NULL, body BLOB NOT NULL, UNIQUE (assignment, commit_number)
+);
+CREATE TABLE residual (number INTEGER PRIMARY KEY, run TEXT NOT NULL UNIQUE, tensors BLOB NOT NULL);
+CREATE TABLE event (number INTEGER PRIMARY KEY, text BLOB NOT NULL);
+CREATE TABLE finished (number INTEGER PRIMARY KEY, assignment TEXT NOT NULL UNIQUE);
+"""
+_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+T = TypeVar("T")
+
+
+class Spool:
+    """The spool in ``home``. ``damage``: a sentence about what was lost, None if nothing was."""
+
+    def __init__(self, home: Path) -> None:
+        self._path = home / NAME
+        self.damage: str | None = None
+        with _clearly(self._path):
+            connection = _open(self._path)
+            if connection is None:
+                aside = _move_aside(self._path)
+                self.damage = f"the spool was damaged and is now {aside.name}; updates not yet sent are lost"
+                connection = _open(self._path)
+                if connection is None:
+                    raise HomeError(
+                        f"{self._path} is damaged again as soon as it is made: is the disk failing?"
+                    )
+        self._connection = connection
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def load(self) -> Saved:
+        """Everything earlier processes left. What cannot be read is dropped and named in ``damage``."""
+        with self._transaction():
+            held = list(self._readable("assignment", "text", lambda text: decode(Assignment, text)))
+            updates = list(self._readable("outgoing", "header, body", _outgoing))
+            events = dict(self._readable("event", "text", lambda text: decode(DeviceEvent, text)))
+            finished = list(self._readable("finished", "assignment", str))
+        return Saved(
+            held=held[0][1] if held else None,
+            updates=tuple(update for _, update in updates),
+            events=events,
+            finished=tuple(assignment for _, assignment in finished),
+        )
+
+    def hold(self, assignment: Assignment) -> None:
+        with self._transaction() as db:
+            db.execute("INSERT OR REPLACE INTO assignment VALUES (1, ?)", (encode(assignment),))
+
+    def drop(self) -> None:
+        with self._transaction() as db:
+            db.execute("DELETE FROM assignment")
+
+    def residual(self, run: str) -> bytes | None:
+        """The residual of ``run`` in the tensors format, None if nothing is owed."""
+        with _clearly(self._path):
+            row = self._connection.execute("SELECT number FROM residual WHERE run = ?", (run,)).fetchone()
+            if row is None:
+                return None
+            # As the value of a column it would be in memory twice for a moment.
+            with self._connection.blobopen("residual", "tensors", row[0], readonly=True) as blob:
+                return blob.read()
+
+    def commit(self, update: Update, body: bytes, region: str, residual: bytes | None) -> None:
+        """The update is finished: it, the run's new residual, and no assignment any more."""
+        with self._transaction() as db:
+            db.execute(
+                "INSERT INTO outgoing (assignment, commit_number, run, header, region, body)"
+                " VALUES (?, ?, ?, ?, ?, ?)",
+                (*update.key, update.run, encode(update), region, body),
+            )
+            db.execute("DELETE FROM assignment")
+            db.execute("INSERT OR REPLACE INTO finished (assignment) VALUES (?)", (update.assignment,))
+            db.execute(
+                "DELETE FROM finished WHERE number <= (SELECT MAX(number) FROM finished) - ?",
+                (FINISHED,),
+            )
+            self._owe(update.run, residual)
+
+    def settle(self, update: Update, returned: bool) -> None:
+        """Forget the update; if ``returned``, what it carried is owed again."""
+        with self._transaction() as db:
+            row = db.execute(
+                "SELECT body, region FROM outgoing WHERE assignment = ? AND commit_number = ?", update.key
+            ).fetchone()
+            if row is None:
+                return
+            db.execute("DELETE FROM outgoing WHERE assignment = ? AND commit_number = ?", update.key)
+            if not returned:
+                return
+            residual = self.residual(update.run)
+            try:
+                self._owe(update.run, give_back(row[0], update.coding, row[1], residual))
+            except ProtocolError as error:  # written by an agent that spoke another dialect
+                self.damage = f"what the update for {update.assignment} carried is lost: {error}"
+
+    def keep(self, number: int, event: DeviceEvent) -> None:
+        with self._transaction() as db:
+            db.execute("INSERT OR REPLACE INTO event VALUES (?, ?)", (number, encode(event)))
+
+    def discard(self, number: int) -> None:
+        with self._transaction() as db:
+            db.execute("DELETE FROM event WHERE number = ?", (number,))
+
+    def _owe(self, run: str, residual: bytes | None) -> None:
+        db = self._connection
+        db.execute("DELETE FROM residual WHERE run = ?", (run,))
+        if residual is not None:
+            db.execute("INSERT INTO residual (run, tensors) VALUES (?, ?)", (run, residual))
+            db.execute(
+                "DELETE FROM residual WHERE number NOT IN"
+                " (SELECT number FROM residual ORDER BY number DESC LIMIT ?)",
+                (RUNS,),
+            )
+
+    def _readable(self, table: str, columns: str, read: Callable[..., T]) -> Iterator[tuple[int, T]]:
+        """Rows of one of our tables by number; a row that cannot be read is deleted."""
+        query = f"SELECT number, {columns} FROM {table} ORDER BY number"  # noqa: S608  # our own names
+        for number, *row in self._connection.execute(query).fetchall():
+            try:
+                yield number, read(*row)
+            except ProtocolError as error:
+                self._connection.execute(f"DELETE FROM {table} WHERE number = ?", (number,))  # noqa: S608
+                self.damage = f"the spool held something this agent cannot read, which was dropped: {error}"
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with _clearly(self._path):
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._connection
+                self._connection.execute("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise
+
+
+def peek(home: Path) -> tuple[Assignment | None, list[Update]]:
+    """The held assignment and the updates that wait, read beside a running agent."""
+    path = home / NAME
+    if not path.exists():
+        return None, []
+    with _clearly(path), closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as db:
+        held = db.execute("SELECT text FROM assignment").fetchone()
+        headers = db.execute("SELECT header FROM outgoing ORDER BY number").fetchall()
+    try:
+        return (decode(Assignment, held[0]) if held else None), [
+            decode(Update, header) for (header,) in headers
+        ]
+    except ProtocolError as error:
+        raise HomeError(f"{path} was written by another version of this agent: {error}") from error
+
+
+def _outgoing(header: bytes, body: bytes) -> tuple[Update, bytes]:
+    update = decode(Update, header)
+    if hashlib.sha256(body).hexdigest() != update.sha256:
+        raise ProtocolError(f"the body of the update for {update.assignment} is not what was stored")
+    return update, body
+
+
+def _open(path: Path) -> sqlite3.Connection | None:
+    """A checked connection, None if the file is damaged."""
+    connection = sqlite3.connect(path, isolation_level=None, timeout=5)
+    try:
+        os.chmod(path, 0o600)
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA cache_size = -256")
+        if connection.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
+            connection.close()
+            return None
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        if version == 0:
+            connection.executescript(f"BEGIN IMMEDIATE;{_SCHEMA}PRAGMA user_version = {VERSION};COMMIT;")
+        elif version != VERSION:
+            raise HomeError(
+                f"{path} was written by a newer agent (format {version}, this one knows {VERSION})"
+            )
+        return connection
+    except sqlite3.DatabaseError as error:
+        connection.close()
+        if _code(error) in _DAMAGED:
+            return None
+        raise
+    except BaseException:
+        connection.close()
+        raise
+
+
+def _move_aside(path: Path) -> Path:
+    number = 1
+    while (aside := path.with_name(f"spool.corrupt-{number}")).exists():
+        number += 1
+    path.replace(aside)
+    for ending in ("-wal", "-shm"):  # they belong to the damaged file and must not meet the fresh one
+        leftover = path.with_name(path.name + ending)
+        if leftover.exists():
+            leftover.replace(aside.with_name(aside.name + ending))
+    return aside
+
+
+def _code(error: sqlite3.Error) -> int:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
+
+
+@contextmanager
+def _clearly(path: Path) -> Iterator[None]:
+    """What SQLite and the disk complain about, as a HomeError."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        causes = {
+            sqlite3.SQLITE_FULL: "the disk is full",
+            sqlite3.SQLITE_READONLY: "it is read-only",
+            sqlite3.SQLITE_CANTOPEN: "it cannot be opened",
+            sqlite3.SQLITE_IOERR: "the disk fails",
+            sqlite3.SQLITE_BUSY: "another process keeps it locked",
+        }
+        cause = causes.get(_code(error), "SQLite gave up")
+        raise HomeError(f"the spool {path} cannot be used: {cause} ({error})") from error
+    except OSError as error:
+        raise HomeError(f"the spool {path} cannot be used: {error.strerror}") from error

@@ -1,0 +1,405 @@
+"""The commands against a coordinator's API on a free port, and against its database while nothing runs."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import pty
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
+from contextlib import closing
+from datetime import UTC, datetime
+
+import click
+import pytest
+from attrs import evolve
+from cheroot.ssl.builtin import BuiltinSSLAdapter
+from cheroot.wsgi import Server
+from click.testing import CliRunner
+from flask import Flask, redirect
+
+from coordinator import __version__, api, auth, operators
+from coordinator.cli import COMMANDS, main
+from coordinator.fleet.authority import establish
+from coordinator.store.models import Device
+from tests.coordinator.people import START, add_assignment, add_run, add_update
+
+
+@pytest.fixture
+def shoal(home):
+    """Run ``shoal`` with some words, in the home folder of the test."""
+
+    def run(*words, **environment):
+        return CliRunner().invoke(main, list(words), env={"SHOAL_HOME": str(home), **environment})
+
+    return run
+
+
+def serve(app, certificate=None):
+    server = Server(("127.0.0.1", 0), app, numthreads=2, timeout=2)
+    if certificate is not None:
+        server.ssl_adapter = BuiltinSSLAdapter(str(certificate.certificate), str(certificate.key))
+    server.expiration_interval = 0.02  # how long stopping takes
+    server.error_log = lambda *_, **__: None  # broken handshakes are part of the tests
+    server.prepare()
+    thread = threading.Thread(target=server.serve)
+    thread.start()
+    return server, thread
+
+
+@pytest.fixture
+def listening():
+    """Serve an application on a free port of this machine; all are stopped in the end."""
+    started = []
+
+    def listen(app, certificate=None):
+        server, thread = serve(app, certificate)
+        started.append((server, thread))
+        return server.bind_addr[1]
+
+    yield listen
+    for server, thread in started:
+        server.stop()
+        thread.join()
+
+
+def announce(home, url, ca=None):
+    (home / "coordinator.json").write_text(json.dumps({"url": url, "ca": ca, "pid": 1}))
+
+
+@pytest.fixture
+def running(app, services, home, boards, listening):
+    """A coordinator with three devices and one run, announced in its home folder."""
+    with services.database.write() as session:
+        operators.ensure_local_token(session, home, START)
+        add_run(session, "run-1", START)
+        add_assignment(session, "a-1", "pico", START)
+        for commit, outcome in enumerate(("applied", "stale", "refused"), start=1):
+            add_update(session, "a-1", "pico", START + commit, commit=commit, outcome=outcome, reason="\x1b[2Jtoo late")
+    url = f"http://127.0.0.1:{listening(app)}"
+    announce(home, url)
+    return url
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class TestHelp:
+    def every(self, command, path=()):
+        yield path, command
+        if isinstance(command, click.Group):
+            context = click.Context(command)
+            for name in command.list_commands(context):
+                yield from self.every(command.get_command(context, name), (*path, name))
+
+    def test_every_command_explains_itself_with_an_example(self, shoal):
+        commands = list(self.every(main))
+        assert len(commands) > 25
+        for path, _ in commands:
+            shown = shoal(*path, "--help")
+            assert shown.exit_code == 0, path
+            assert "Example:" in shown.output, path
+
+    def test_the_help_names_the_exit_codes_and_every_command(self, shoal):
+        shown = shoal("--help").output
+        assert "Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 no coordinator" in shown
+        assert all(f"  {name} " in shown for name in COMMANDS)
+
+    def test_the_help_is_shown_without_importing_what_it_does_not_need(self):
+        code = (
+            "import sys; from coordinator.cli import main; main(['--help'], standalone_mode=False);"
+            "print([m for m in ('flask', 'sqlalchemy', 'numpy', 'rich', 'amqtt') if m in sys.modules])"
+        )
+        said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert said.stdout.splitlines()[-1] == "[]"
+
+    def test_the_version(self, shoal):
+        assert shoal("--version").output == f"shoal, version {__version__}\n"
+
+    def test_wrong_usage_has_its_own_exit_code(self, shoal):
+        for words in ("nonsense", "run start", "token create --ttl soon", "history updates -x"):
+            assert shoal(*words.split()).exit_code == 2
+
+
+class TestOperating:
+    def test_a_token_is_made_listed_and_revoked(self, shoal, running):
+        made = shoal("token", "create", "--group", "attic", "--ttl", "15m")
+        assert made.exit_code == 0
+        token_id = made.stdout.split(".")[1]
+        assert "2023-11-14 22:28:20Z" in made.stderr
+        lines = [line.split()[:6] for line in shoal("token", "list").output.splitlines()]
+        assert [token_id, "valid", "attic", "0", "of", "1"] in lines
+        assert "revoked" in shoal("token", "revoke", token_id).output
+        again = shoal("token", "revoke", token_id)
+        assert again.exit_code == 1
+        assert f"This contradicts the present state: Token {token_id} is already revoked" in again.output
+
+    def test_devices_are_listed_shown_paused_resumed_and_revoked(self, shoal, running, services):
+        lines = shoal("device", "list", "--group", "kitchen").output.splitlines()
+        assert lines[0].split()[:4] == ["ID", "NAME", "GROUP", "STATUS"]
+        assert [line.split()[0] for line in lines[1:]] == ["cinque", "pico", "tre"]
+        assert "machine aarch64" in shoal("device", "show", "pico").output
+        assert "paused since" in shoal("device", "pause", "pico").output
+        assert json.loads(shoal("device", "resume", "pico", "--json").output)["row"]["status"] == "new"
+        assert shoal("device", "revoke", "pico").exit_code == 1  # nobody there to say yes
+        assert "revoked since" in shoal("device", "revoke", "pico", "--yes").output
+        with services.database.read() as session:
+            assert session.get(Device, "pico").revoked_at == START
+
+    def test_a_device_that_does_not_exist_is_told_as_such(self, shoal, running):
+        said = shoal("device", "show", "../tokens")
+        assert said.exit_code == 1
+        assert "Error: There is no such thing: There is n" in said.output
+
+    def test_a_run_is_started_from_files_listed_steered_and_stopped(self, shoal, running, tmp_path):
+        (tmp_path / "spec.json").write_text('{"layers": []}')
+        started = shoal(
+            *("run", "start", "--model", str(tmp_path / "spec.json"), "--recipe", "fedbuff", "--dataset", "test.npz"),
+            *("--target", "0.9", "--seed", "7", "--name", "run-2", "--json"),
+        )
+        assert started.exit_code == 0, started.output
+        found = json.loads(started.output)
+        assert (found["row"]["id"], found["seed"], found["row"]["created_by"]) == ("run-2", 7, "local")
+        assert found["dataset"].startswith("/")
+        assert found["dataset"].endswith("test.npz")
+        listed = shoal("run", "list").output
+        assert all(run in listed for run in ("run-1", "run-2"))
+        for action, state in (("pause", "paused"), ("resume", "running"), ("stop", "stopped")):
+            assert state in shoal("run", action, "run-2").output
+        assert "Run run-2 has ended" in shoal("run", "stop", "run-2").output
+        assert "applied 1, refused 1, stale 1" in shoal("run", "show", "run-1").output
+
+    def test_a_recipe_that_does_not_exist_starts_no_run(self, shoal, running):
+        said = shoal("run", "start", "--model", "mlp", "--recipe", "nonsense", "--dataset", "x.npz")
+        assert (said.exit_code, said.stderr) == (
+            1,
+            "Error: The recipe cannot be used: There is no recipe 'nonsense'\n",
+        )
+        missing = shoal("run", "start", "--model", "mlp", "--recipe", "gone.toml", "--dataset", "x.npz")
+        assert missing.exit_code == 1
+        assert "gone.toml cannot be read" in missing.stderr
+
+    def test_models_and_recipes_are_listed(self, shoal, running):
+        assert "mlp" in shoal("model", "list").output
+        assert {"fedbuff", "fedasmu"} <= set(shoal("recipe", "list").output.split())
+        assert 'name = "fedbuff"' in shoal("recipe", "show", "fedbuff").output
+
+    def test_a_login_link_is_for_the_person_who_asks_unless_named(self, shoal, running, app):
+        made = shoal("login-link", "--name", "olga", "--role", "operator")
+        assert "olga (operator)" in made.stderr
+        path = made.stdout.strip().partition("/login/")[2]
+        assert app.test_client().get(f"/login/{path}").status_code == 302
+        assert shoal("login-link", "--name", "local", "--role", "viewer").exit_code == 1
+
+
+class TestNoCoordinator:
+    def test_nothing_has_ever_run_here(self, shoal, home):
+        said = shoal("run", "list")
+        assert said.exit_code == 3
+        assert f"No coordinator runs in {home}. Start it with: shoal serve" in said.stderr
+
+    def test_it_died_without_a_word(self, shoal, home):
+        announce(home, f"http://127.0.0.1:{free_port()}")
+        (home / "api.token").write_text("shoal-api.x.y")
+        said = shoal("device", "list")
+        assert said.exit_code == 3
+        assert "No coordinator answers at http://127.0.0.1:" in said.stderr
+        assert "refused" in said.stderr
+
+    def test_what_answers_is_something_else(self, shoal, home, listening):
+        (home / "api.token").write_text("shoal-api.x.y")
+
+        def page(environ, start_response):
+            start_response("200 OK", [("Content-Type", "text/html")])
+            return [b"<html>"]
+
+        said = shoal("device", "list", "--url", f"http://127.0.0.1:{listening(page)}")
+        assert said.exit_code == 1
+        assert "is not a coordinator" in said.stderr
+
+    def test_the_token_is_not_carried_where_a_redirect_points(self, shoal, home, listening):
+        (home / "api.token").write_text("shoal-api.x.y")
+        reached = []
+        thief, lure = Flask("thief"), Flask("lure")
+        thief.add_url_rule("/", "steal", lambda: reached.append(1) or "{}")
+        target = f"http://127.0.0.1:{listening(thief)}/"
+        lure.add_url_rule("/api/v1/devices", "lure", lambda: redirect(target))
+        said = shoal("device", "list", "--url", f"http://127.0.0.1:{listening(lure)}")
+        assert said.exit_code == 1
+        assert reached == []
+
+    def test_a_token_that_is_not_known_is_refused_with_a_hint(self, shoal, running):
+        said = shoal("device", "list", SHOAL_API_TOKEN="shoal-api.000000000000." + "A" * 43)
+        assert said.exit_code == 1
+        assert "The token comes from SHOAL_API_TOKEN" in said.stderr
+
+    def test_another_token_has_its_own_rights(self, shoal, running):
+        made = shoal("api-token", "create", "--name", "vic", "--ttl", "1h")
+        assert "for vic (viewer), until 2023-11-14 23:13:20Z" in made.stderr
+        token = made.stdout.strip()
+        assert shoal("device", "list", SHOAL_API_TOKEN=token).exit_code == 0
+        said = shoal("device", "pause", "pico", SHOAL_API_TOKEN=token)
+        assert said.exit_code == 1
+        assert "This needs the role operator; vic is viewer" in said.stderr
+        token_id = token.split(".")[1]
+        assert f"{token_id}  vic" in shoal("api-token", "list").output
+        assert "is revoked" in shoal("api-token", "revoke", token_id).output
+        assert shoal("device", "list", SHOAL_API_TOKEN=token).exit_code == 1
+
+    def test_an_address_that_is_none_is_wrong_usage(self, shoal, running):
+        assert shoal("device", "list", "--url", "file:///etc/passwd").exit_code == 2
+
+
+class TestEncrypted:
+    @pytest.fixture
+    def files(self, home):
+        return establish(home, now=datetime.now(UTC))
+
+    @pytest.fixture
+    def encrypted(self, services, boards, home, files, listening):
+        app = Flask("encrypted")
+        auth.install(app, evolve(services, settings=evolve(services.settings, tls="on")))
+        api.install(app)
+        with services.database.write() as session:
+            operators.ensure_local_token(session, home, START)
+        return f"https://localhost:{listening(app, files)}"
+
+    def test_the_own_authority_is_trusted(self, shoal, home, files, encrypted):
+        announce(home, encrypted, str(files.ca))
+        said = shoal("device", "list")
+        assert said.exit_code == 0, said.output
+        assert "pico" in said.output
+
+    def test_a_stranger_is_not_even_shown_the_token(self, shoal, home, encrypted):
+        announce(home, encrypted)
+        said = shoal("device", "list")
+        assert said.exit_code == 3
+        assert "cannot be trusted" in said.stderr
+
+
+class TestHistory:
+    """``running`` fills the database; the commands read the file and never ask the coordinator."""
+
+    @pytest.fixture(autouse=True)
+    def filled(self, running, home):
+        (home / "coordinator.json").unlink()
+
+    def test_updates_as_a_table_for_people(self, shoal):
+        lines = shoal("history", "updates").output.splitlines()
+        assert lines[0].split()[:3] == ["AT", "RUN", "DEVICE"]
+        assert [line.split()[-3] for line in lines[1:]] == ["applied", "stale", "refused"]
+        assert lines[1].startswith("2023-11-14 22:13:21Z  run-1  pico")
+
+    def test_what_a_device_says_does_not_steer_the_terminal(self, shoal):
+        assert "\x1b" not in shoal("history", "updates").output
+
+    @pytest.mark.parametrize(
+        ("words", "outcomes"),
+        [
+            ([], ["applied", "stale", "refused"]),
+            (["--outcome", "stale"], ["stale"]),
+            (["--limit", "2"], ["stale", "refused"]),
+            (["--limit", "0"], ["applied", "stale", "refused"]),
+            (["--since", "2023-11-14T22:13:22"], ["stale", "refused"]),
+            (["--until", "2023-11-14T23:13:22+01:00"], ["applied", "stale"]),
+            (["--since", "1h"], []),
+            (["--device", "tre"], []),
+            (["--run", "run-1", "--device", "pico", "--limit", "1"], ["refused"]),
+        ],
+    )
+    def test_updates_are_filtered(self, shoal, words, outcomes):
+        rows = json.loads(shoal("history", "updates", "--format", "json", *words).output)
+        assert [row["outcome"] for row in rows] == outcomes
+
+    def test_updates_as_csv_have_all_columns(self, shoal):
+        rows = list(csv.DictReader(io.StringIO(shoal("history", "updates", "--format", "csv").output)))
+        assert [row["commit"] for row in rows] == ["1", "2", "3"]
+        assert rows[0]["at"] == "2023-11-14T22:13:21.000Z"
+
+    def test_assignments_and_events(self, shoal):
+        (row,) = json.loads(shoal("history", "assignments", "--state", "taken", "--format", "json").output)
+        assert (row["id"], row["device"], row["width"], row["closed_at"]) == ("a-1", "pico", 0.5, None)
+        assert json.loads(shoal("history", "assignments", "--state", "expired", "--format", "json").output) == []
+        assert "a-1" in shoal("history", "assignments").output
+        kinds = [
+            row["kind"] for row in json.loads(shoal("history", "events", "--limit", "2", "--format", "json").output)
+        ]
+        assert kinds == ["api-token", "run-started"]
+        assert "pico joined with token" in shoal("history", "events", "--device", "pico").output
+
+    def test_the_history_can_be_read_while_the_writer_writes(self, shoal, database):
+        with database.write() as session:
+            session.get(Device, "pico").samples = 1
+            session.flush()
+            assert "run-1" in shoal("history", "updates").output
+
+    @pytest.mark.parametrize("time", ["yesterday", "2h30", "-1h", "2026-13-01", "99999d99"])
+    def test_a_time_that_is_none_is_wrong_usage(self, shoal, time):
+        said = shoal("history", "updates", "--since", time)
+        assert said.exit_code == 2
+        assert "is no time: write 2026-03-31" in said.stderr
+
+    def test_on_a_terminal_a_long_reason_is_folded_and_markup_is_text(self):
+        code = "from coordinator.cli.output import table; table(['id', 'reason'], [['pico', '[red]late[/red] ' * 20]])"
+        terminal, end = pty.openpty()
+        with closing(open(terminal, "rb", buffering=0)) as shown:
+            environment = {**os.environ, "COLUMNS": "40", "TERM": "xterm"}
+            subprocess.run([sys.executable, "-c", code], stdout=end, env=environment, check=True)
+            os.close(end)
+            text = os.read(shown.fileno(), 65536).decode()
+        assert text.count("[red]late[/red]") == 20
+        assert len(text.splitlines()) > 8
+
+
+class TestDatabase:
+    def test_where_there_is_none_none_is_made_by_looking(self, shoal, tmp_path):
+        empty = tmp_path / "empty"
+        for words in (["history", "updates"], ["db", "check"]):
+            said = shoal(*words, SHOAL_HOME=str(empty))
+            assert said.exit_code == 1
+            assert "make it with `shoal db upgrade`" in said.stderr
+        assert not empty.exists()
+
+    def test_upgrade_makes_it_and_check_finds_it_well(self, shoal, tmp_path):
+        new = str(tmp_path / "new folder #1")
+        assert "has revision 0001" in shoal("db", "upgrade", SHOAL_HOME=new).output
+        assert shoal("db", "path", SHOAL_HOME=new).output == f"{new}/shoal.db\n"
+        checked = shoal("db", "check", "--json", SHOAL_HOME=new)
+        assert checked.exit_code == 0, checked.output
+        found = json.loads(checked.output)
+        assert (found["revision"], found["newest"], found["integrity"]) == ("0001", "0001", "ok")
+        assert found["rows"]["device"] == 0
+
+    def test_check_counts_rows(self, shoal, running):
+        rows = dict(line.split()[-2:] for line in shoal("db", "check").output.splitlines() if line.startswith("rows"))
+        assert (rows["device"], rows["update"], rows["snapshot"]) == ("3", "3", "0")
+
+    def test_check_finds_rows_that_refer_to_nothing(self, shoal, running, home):
+        with closing(sqlite3.connect(home / "shoal.db")) as careless:
+            careless.execute("DELETE FROM device WHERE id = 'pico'")
+            careless.commit()
+        said = shoal("db", "check")
+        assert said.exit_code == 1
+        assert "refers to nothing" in said.output
+
+    def test_a_database_of_another_revision_is_not_well(self, shoal, home):
+        with closing(sqlite3.connect(home / "shoal.db")) as older:
+            older.execute("UPDATE alembic_version SET version_num = '0000'")
+            older.commit()
+        said = shoal("db", "check", "--json")
+        assert said.exit_code == 1
+        assert (json.loads(said.output)["revision"], json.loads(said.output)["rows"]) == ("0000", {})
+
+    def test_a_file_that_is_no_database_is_told_as_such(self, shoal, home):
+        (home / "shoal.db").write_bytes(b"not a database " * 100)
+        said = shoal("db", "check")
+        assert said.exit_code == 1
+        assert "The database cannot be read: file is not a database" in said.stderr

@@ -1,0 +1,194 @@
+"""A session under test: its outputs decoded, a spool that survives, and time that passes when told to."""
+
+from __future__ import annotations
+
+import hashlib
+from random import Random
+from typing import Any
+
+from attrs import evolve
+
+from device_agent import conversation as c
+from device_agent.session import Session
+from device_agent.trainer import LocalResult
+from protocol import topics
+from protocol.messages import (
+    PROTOCOL,
+    Assignment,
+    Blob,
+    CheckIn,
+    DeviceEvent,
+    Message,
+    Plan,
+    Receipt,
+    Retry,
+    Update,
+)
+from protocol.wire import decode, unframe
+
+OFFER = CheckIn(
+    id="0",
+    protocol=PROTOCOL,
+    agent="1.0",
+    runtime="none",
+    features=("train",),
+    samples=10,
+    input=(3,),
+    classes=2,
+    held=None,
+    unsent=(),
+)
+PLAN = Plan(width=1.0, batch=4, steps=2, learning_rate=0.1, coding="float32")
+RESULT = LocalResult(
+    difference={},
+    samples=8,
+    steps=2,
+    loss=0.5,
+    accuracy=0.75,
+    squared_gradient={"w": 1.0},
+    squared_gradient_peak={"w": 2.0},
+    seconds=3.0,
+)
+
+
+def assignment(check_in: str, name: str = "a1") -> Assignment:
+    blob = Blob(sha256="0" * 64, size=1)
+    return Assignment(
+        id=name,
+        kind="train",
+        run="run",
+        check_in=check_in,
+        version=7,
+        plan=PLAN,
+        lease=600,
+        artifact=blob,
+        weights=blob,
+    )
+
+
+def retry(check_in: str, seconds: float = 60) -> Retry:
+    return Retry(check_in=check_in, seconds=seconds, reason="")
+
+
+def receipt(
+    update: Update, state: str, missing: tuple[tuple[int, int], ...] = (), sha256: str = ""
+) -> Receipt:
+    return Receipt(
+        assignment=update.assignment,
+        commit=update.commit,
+        state=state,
+        sha256=sha256 or update.sha256,
+        missing=missing,
+        reason="",
+    )
+
+
+class Device:
+    """Drives one session; ``said`` are the messages published by the last input, ``did`` the other outputs.
+
+    Restarting keeps only what went through the spool outputs, like a machine whose power was cut.
+    """
+
+    def __init__(self, seed: int = 0) -> None:
+        self.now = 100.0
+        self.held: Assignment | None = None
+        self.updates: dict[tuple[str, int], tuple[Update, bytes]] = {}
+        self.events: dict[int, DeviceEvent] = {}
+        self.finished: list[str] = []
+        self.settled: list[tuple[str, bool]] = []
+        self.told: list[tuple[str, Any]] = []
+        self._seed = seed
+        self._boots = 0
+        self.restart()
+
+    def restart(self) -> None:
+        self._boots += 1
+        saved = c.Saved(self.held, tuple(self.updates.values()), dict(self.events), tuple(self.finished))
+        rng = Random(self._seed + self._boots)
+        self.session = Session(OFFER, f"boot{self._boots}", 10.0, rng, saved, self.now)
+        self.said: list[tuple[str, Any]] = []
+        self.did: list[Any] = []
+        self.tags: list[Any] = []
+
+    def feel(self, event: c.Event) -> list[tuple[str, Any]]:
+        self.said, self.did = [], []
+        for output in self.session.handle(event, self.now):
+            self._do(output)
+        self.told += self.said
+        return self.said
+
+    def connect(self) -> list[tuple[str, Any]]:
+        return self.feel(c.Connected())
+
+    def disconnect(self) -> list[tuple[str, Any]]:
+        return self.feel(c.Disconnected())
+
+    def hear(self, message: Message, retained: bool = False) -> list[tuple[str, Any]]:
+        return self.feel(c.Received(message, retained))
+
+    def train(
+        self, name: str = "a1", body: bytes = b"body", residual: bytes | None = None
+    ) -> list[tuple[str, Any]]:
+        self.feel(c.Fetched(name, 1.5, 900))
+        return self.feel(c.Trained(name, RESULT, 0, body, "region", residual))
+
+    def later(self, seconds: float) -> list[tuple[str, Any]]:
+        """Let time pass, waking the session whenever it asked for it; everything said meanwhile."""
+        said, end = [], self.now + seconds
+        while self.session.wake_at <= end:
+            self.now = max(self.now, self.session.wake_at)
+            said += self.feel(c.Tick())
+        self.now = end
+        return said
+
+    @property
+    def check_in(self) -> CheckIn:
+        """The last check-in."""
+        return [message for leaf, message in self.told if leaf == "check-in"][-1]
+
+    @property
+    def update(self) -> Update:
+        """The last update announced."""
+        return [message for leaf, message in self.told if leaf == "update"][-1]
+
+    def _do(self, output: c.Output) -> None:
+        match output:
+            case c.Publish(leaf, payload, tag):
+                channel = topics.CHANNELS[leaf]
+                message, body = unframe(channel.message, payload) if channel.framed else (None, b"")
+                if isinstance(message, Update):
+                    self._check_spooled(message, body)
+                self.said.append((leaf, message or decode(channel.message, payload)))
+                if tag is not None:
+                    self.tags.append(tag)
+                return
+            case c.Hold(held):
+                self.held = held
+            case c.Drop():
+                self.held = None
+            case c.Commit(update, body):
+                assert update.key not in self.updates
+                self.held, self.updates[update.key] = None, (update, body)
+                self.finished.append(update.assignment)
+            case c.Settle(update, give_back):
+                del self.updates[update.key]
+                self.settled.append((update.assignment, give_back))
+            case c.Keep(number, event):
+                self.events[number] = event
+            case c.Discard(number):
+                del self.events[number]
+        self.did.append(output)
+
+    def _check_spooled(self, update: Update, body: bytes) -> None:
+        """What is announced was made durable before, and is what it says it is."""
+        assert self.updates[update.key][0] == update
+        if not update.chunk:
+            assert hashlib.sha256(body).hexdigest() == update.sha256
+
+
+def leaves(said: list[tuple[str, Any]]) -> list[str]:
+    return [leaf for leaf, _ in said]
+
+
+def other(update: Update) -> Update:
+    return evolve(update, sha256="f" * 64)

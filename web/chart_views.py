@@ -1,0 +1,78 @@
+"""The charts of a run over HTTP: the figure as Bokeh's JSON, or with ``data`` only what has changed."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from attrs import frozen
+from bokeh.embed import json_item
+from flask import Blueprint, Response, request
+
+from coordinator import auth
+from coordinator.errors import ShoalError
+from coordinator.services import Services
+from coordinator.store import queries
+from web import charts, live
+from web.assets import pack
+from web.pages import CURVE_AXES, LANES, choice, whole, window
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+
+def install(blueprint: Blueprint, services: Services) -> None:
+    views = ChartViews(services)
+    blueprint.add_url_rule("/runs/<id>/charts/<name>", "chart", auth.require("viewer")(views.chart))
+
+
+@frozen
+class ChartViews:
+    services: Services
+
+    def chart(self, id: str, name: str) -> Response:
+        """One chart of one run in the theme asked for."""
+        draw = {
+            "curve": self._curve,
+            "timeline": self._timeline,
+            "staleness": self._staleness,
+            "widths": self._widths,
+        }.get(name)
+        if draw is None:
+            raise ShoalError("not-found", f"There is no chart {name[:40]!r}")
+        theme = choice("theme", charts.THEMES)
+        now = self.services.clock()
+        with self.services.database.read() as session:
+            tag = live.etag(queries.cursor(session), now)
+            if live.unchanged(tag):
+                return live.not_modified(tag)
+            chart = draw(session, queries.run_brief(session, id), theme, now)
+        return _answer(chart, tag, now)
+
+    def _curve(self, session: Session, run: queries.RunBrief, theme: str, now: float) -> charts.Chart:
+        return charts.curve(queries.curve(session, run.id), choice("x", CURVE_AXES), run.target, theme)
+
+    def _timeline(self, session: Session, run: queries.RunBrief, theme: str, now: float) -> charts.Chart:
+        shown = window(run.created_at, run.ended_at, now)
+        found = queries.work(session, run.id, shown.since, shown.until, now, whole("lanes", 1), LANES)
+        return charts.timeline(found.bars, found.devices, shown.since, shown.until, theme)
+
+    def _staleness(self, session: Session, run: queries.RunBrief, theme: str, now: float) -> charts.Chart:
+        return charts.staleness(queries.staleness(session, run.id), theme)
+
+    def _widths(self, session: Session, run: queries.RunBrief, theme: str, now: float) -> charts.Chart:
+        until = run.ended_at or now
+        return charts.widths(queries.widths(session, run.id, run.created_at, until), theme)
+
+
+def _answer(chart: charts.Chart, tag: str, now: float) -> Response:
+    body: dict[str, Any] = (
+        {"sources": chart.sources, "properties": chart.properties}
+        if "data" in request.args
+        else {"item": json_item(chart.figure)}
+    )
+    # Bokeh's references depend on the order of the keys: never sorted.
+    response = pack(Response(json.dumps(body, separators=(",", ":")), mimetype="application/json"))
+    response.set_etag(tag)
+    response.headers["X-Now"] = f"{now:.3f}"
+    return response

@@ -1,0 +1,65 @@
+// Charts: the figure once, then only its data. The server draws with Bokeh's models, this page with Bokeh itself.
+
+import { ask, beat } from "./pulse.js";
+import { now } from "./times.js";
+
+const dark = matchMedia("(prefers-color-scheme: dark)");
+
+function address(chart, more) {
+  const url = new URL(chart.dataset.chart, location.href);
+  url.searchParams.set("theme", dark.matches ? "dark" : "light");
+  if (more) url.searchParams.set("data", "1");
+  return url;
+}
+
+class Chart {
+  constructor(element) { this.element = element; }
+
+  async draw() {
+    const answer = await ask(address(this.element));
+    const { item } = await answer.json();
+    this.etag = answer.headers.get("ETag");
+    this.element.replaceChildren();
+    const views = await Bokeh.embed.embed_item(item, this.element);
+    this.document = (views.roots ?? [...views])[0].model.document;
+    this.window = this.document.get_model_by_name("window");
+    this.shown = this.window && [this.window.start, this.window.end];
+  }
+
+  async refresh() {
+    if (!this.document) return this.draw();
+    const answer = await ask(address(this.element, true), this.etag);
+    if (!answer) return this.slide();
+    this.etag = answer.headers.get("ETag");
+    const { sources, properties } = await answer.json();
+    for (const [name, data] of Object.entries(sources)) this.document.get_model_by_name(name).data = data;
+    for (const [name, values] of Object.entries(properties)) {
+      if (name !== "window") this.document.get_model_by_name(name).setv(values);
+    }
+    if (properties.window) this.move(properties.window.start, properties.window.end);
+  }
+
+  /** Nothing new: the work that is open goes on, and the window with it. */
+  slide() {
+    if (!this.element.dataset.sliding) return;
+    const bars = this.document.get_model_by_name("bars"), moment = 1000 * now();
+    const { right, open } = bars.data;
+    if (open.includes(true)) bars.data = { ...bars.data, right: right.map((end, i) => open[i] ? moment : end) };
+    this.move(moment - (this.shown[1] - this.shown[0]), moment);
+  }
+
+  /** Follow, unless the reader has panned or zoomed away. */
+  move(start, end) {
+    const { window, shown } = this;
+    if (Math.abs(window.start - shown[0]) > 1 || Math.abs(window.end - shown[1]) > 1) return;
+    window.setv({ start, end, reset_start: start, reset_end: end });
+    this.shown = [start, end];
+  }
+}
+
+const charts = [...document.querySelectorAll("[data-chart]")].map((element) => new Chart(element));
+for (const chart of charts) {
+  try { await chart.draw(); } catch (error) { chart.element.textContent = "The chart could not be loaded; it is tried again."; }
+  beat(() => chart.refresh());
+}
+dark.addEventListener("change", () => charts.forEach((chart) => chart.draw()));
