@@ -16,25 +16,39 @@ from ai_edge_litert import schema_py_generated as schema
 from attrs import field, frozen
 from numpy.typing import NDArray
 
-DType = Literal["float32", "int32", "bool"]
+DType = Literal["float32", "int32", "bool", "int8"]
 Shape = tuple[int, ...]
 
 TYPES: dict[str, int] = {
     "float32": schema.TensorType.FLOAT32,
     "int32": schema.TensorType.INT32,
     "bool": schema.TensorType.BOOL,
+    "int8": schema.TensorType.INT8,
 }
+_WHOLE_VERSIONS = {"CONV_2D": 3, "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": 4, "RESHAPE": 1}
+"""Versions of operators that read whole numbers; those of the others are 2."""
 _SCHEMA_VERSION = 3
 _FILE_IDENTIFIER = b"TFL3"
+_DTYPES: dict[str, DType] = {"i4": "int32", "i1": "int8"}
+
+
+@frozen
+class Scale:
+    """What whole numbers q stand for: step·(q - zero); ``steps`` are one, or one per element of ``axis``."""
+
+    steps: tuple[float, ...]
+    zero: int = 0
+    axis: int = 0
 
 
 @frozen
 class Tensor:
-    """A tensor of the graph under construction: its number, shape and element type."""
+    """A tensor of the graph under construction: its number, shape, element type and, if quantised, its scale."""
 
     index: int
     shape: Shape
     dtype: DType = "float32"
+    scale: Scale | None = None
 
     @property
     def size(self) -> int:
@@ -66,10 +80,11 @@ class Writer:
         """Content by number of the tensor."""
         self.known: dict[object, Tensor] = {}
         """What has been computed before and may be wanted again, by whatever names it."""
-        self._known: dict[tuple[str, Shape, bytes], Tensor] = {}
+        self._known: dict[tuple[str, Shape, bytes, Scale | None], Tensor] = {}
         self._records: list[Any] = []
         self._packed: list[Any] = []
         self._codes: dict[int, int] = {}
+        self._versions: dict[int, int] = {}
         self._buffers: list[Any] = [schema.BufferT()]  # buffer 0 means "no data"
 
     def input(self, name: str, shape: Shape, dtype: DType = "float32") -> Tensor:
@@ -81,16 +96,17 @@ class Writer:
         self._records[tensor.index].name = name.encode()
         self.outputs[name] = tensor
 
-    def constant(self, value: NDArray[Any]) -> Tensor:
-        """A tensor of fixed content; equal content is stored once."""
+    def constant(self, value: NDArray[Any], scale: Scale | None = None) -> Tensor:
+        """A tensor of fixed content; equal content of one scale is stored once."""
         content = np.ascontiguousarray(value)
-        key = (content.dtype.str, content.shape, content.tobytes())
+        key = (content.dtype.str, content.shape, content.tobytes(), scale)
         if key not in self._known:
             buffer = schema.BufferT()
             buffer.data = np.frombuffer(key[2], np.uint8)
             self._buffers.append(buffer)
-            dtype: DType = "int32" if content.dtype == np.int32 else "float32"
-            tensor = self._tensor(content.shape, dtype, f"constant{len(self._known)}", len(self._buffers) - 1)
+            dtype = _DTYPES.get(content.dtype.str[1:], "float32")
+            name, buffer = f"constant{len(self._known)}", len(self._buffers) - 1
+            tensor = self._tensor(content.shape, dtype, name, buffer, scale)
             self._known[key] = tensor
             self.constants[tensor.index] = content
         return self._known[key]
@@ -102,10 +118,11 @@ class Writer:
         shape: Shape,
         options: str = "",
         dtype: DType = "float32",
+        scale: Scale | None = None,
         **fields: Any,
     ) -> Tensor:
         """Append an operator with one output."""
-        return self.emit_many(operator, inputs, [shape], options, dtype, **fields)[0]
+        return self.emit_many(operator, inputs, [shape], options, dtype, scale, **fields)[0]
 
     def emit_many(
         self,
@@ -114,11 +131,14 @@ class Writer:
         shapes: Sequence[Shape],
         options: str = "",
         dtype: DType = "float32",
+        scale: Scale | None = None,
         **fields: Any,
     ) -> list[Tensor]:
         """Append an operator; ``options`` is the name of its schema table, ``fields`` the table's content."""
         code: int = getattr(schema.BuiltinOperator, operator)
-        outputs = [self._tensor(shape, dtype) for shape in shapes]
+        outputs = [self._tensor(shape, dtype, scale=scale) for shape in shapes]
+        if any(tensor.dtype == "int8" for tensor in inputs):
+            self._versions[code] = _WHOLE_VERSIONS.get(operator, 2)
         record = schema.OperatorT()
         record.opcodeIndex = self._codes.setdefault(code, len(self._codes))
         record.inputs = [tensor.index for tensor in inputs]
@@ -138,7 +158,7 @@ class Writer:
         """The finished model file."""
         model = schema.ModelT()
         model.version = _SCHEMA_VERSION
-        model.operatorCodes = [_operator_code(code) for code in self._codes]
+        model.operatorCodes = [_operator_code(code, self._versions.get(code, 1)) for code in self._codes]
         model.subgraphs = [self._subgraph()]
         model.buffers = self._buffers
         model.signatureDefs = [self._signature()]
@@ -146,14 +166,21 @@ class Writer:
         builder.Finish(model.Pack(builder), file_identifier=_FILE_IDENTIFIER)
         return bytes(builder.Output())
 
-    def _tensor(self, shape: Shape, dtype: DType, name: str = "", buffer: int = 0) -> Tensor:
-        tensor = Tensor(len(self.tensors), tuple(int(size) for size in shape), dtype)
+    def _tensor(
+        self, shape: Shape, dtype: DType, name: str = "", buffer: int = 0, scale: Scale | None = None
+    ) -> Tensor:
+        tensor = Tensor(len(self.tensors), tuple(int(size) for size in shape), dtype, scale)
         record = schema.TensorT()
         record.shape = list(tensor.shape)
         record.hasRank = True
         record.type = TYPES[dtype]
         record.name = (name or f"t{tensor.index}").encode()
         record.buffer = buffer
+        if scale is not None:
+            record.quantization = schema.QuantizationParametersT()
+            record.quantization.scale = np.array(scale.steps, np.float32)
+            record.quantization.zeroPoint = np.full(len(scale.steps), scale.zero, np.int64)
+            record.quantization.quantizedDimension = scale.axis
         self.tensors.append(tensor)
         self._records.append(record)
         return tensor
@@ -176,11 +203,11 @@ class Writer:
         return signature
 
 
-def _operator_code(code: int) -> Any:
+def _operator_code(code: int, version: int) -> Any:
     record = schema.OperatorCodeT()
     record.builtinCode = code
     record.deprecatedBuiltinCode = min(code, 127)  # one byte; 127 says "read builtinCode"
-    record.version = 1
+    record.version = version
     return record
 
 
