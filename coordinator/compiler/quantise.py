@@ -100,7 +100,7 @@ class Quantiser(Writer):
         """
         if operation.operator in _WEIGHTED and operation.reads[1] in self._source.constants:
             self._write_weighted(operation)
-        elif operation.operator in (*_SAME, *_FREE, *_FIXED) and any(index in self.whole for index in operation.reads):
+        elif operation.operator in (*_SAME, *_FREE, *_FIXED) and self._reads_whole(operation):
             self._write_plain(operation)
         else:
             self._write_float(operation)
@@ -126,6 +126,9 @@ class Quantiser(Writer):
                 content = np.clip(np.round(constant / scale.steps[0]) + scale.zero, _LEAST, _MOST).astype(np.int8)
                 self.whole[index] = self.constant(content, scale)
         return self.whole[index]
+
+    def _reads_whole(self, operation: Operation) -> bool:
+        return any(index in self.whole and index not in self._source.constants for index in operation.reads)
 
     def _write_float(self, operation: Operation) -> None:
         reads = [self.as_float(index) for index in operation.reads]
