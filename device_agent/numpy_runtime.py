@@ -193,7 +193,7 @@ def _sum(reads: list[Array], fields: Fields) -> Array:
 
 def _one_hot(reads: list[Array], _: Fields) -> Array:
     labels, depth, on, off = reads
-    chosen = labels[..., None] == np.arange(int(depth))
+    chosen = labels[..., None] == np.arange(depth.item())
     return np.where(chosen, on, off).astype(np.float32)
 
 
@@ -214,7 +214,7 @@ def _slice(reads: list[Array], _: Fields) -> Array:
 
 
 def _split(reads: list[Array], fields: Fields) -> list[Array]:
-    return np.split(reads[1], int(fields["numSplits"]), axis=int(reads[0]))
+    return np.split(reads[1], int(fields["numSplits"]), axis=reads[0].item())
 
 
 def _windows(x: Array, size: tuple[int, int], fields: Fields) -> Array:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import numpy as np
-
 from .autodiff import Tape
 from .blocks import Blocks, Line
 from .fields import Pair
@@ -88,18 +86,15 @@ def _positions(graph: Graph, blocks: Blocks) -> Tensor:
     count = blocks.count * blocks.reads
     if count <= _LARGE:
         return graph.constant((rows + columns).reshape(-1))
-    key = ("positions", blocks)
-    if key not in graph.known:
-        graph.known[key] = graph.copy(graph.add(graph.constant(rows), graph.constant(columns)), (count,))
-    return graph.known[key]
+    return graph.copy(graph.add(graph.constant(rows), graph.constant(columns)), (count,))
 
 
 def _matrix(graph: Graph, kernel: Tensor, blocks: Blocks) -> Tensor:
     """kernel[taps, C, F] as the matrix [reads·C, outputs·F] of a block."""
-    taps, channels, filters = kernel.shape
+    _, channels, filters = kernel.shape
     index = blocks.taps()
     shape = (blocks.reads * channels, blocks.width * filters)
-    if blocks.width == 1 and (index.reshape(-1) == np.arange(taps)).all():
+    if blocks.plain:
         return graph.reshape(kernel, shape)
     if (index < 0).any():
         kernel, index = graph.pad(kernel, ((1, 0), (0, 0), (0, 0))), index + 1

@@ -104,7 +104,7 @@ class Blocks:
     @property
     def plain(self) -> bool:
         """True if every output stands alone and meets the kernel as it is."""
-        return self.width == 1 and self.reads == math.prod(self.kernel)
+        return self.width == 1 and np.array_equal(self.taps().reshape(-1), np.arange(math.prod(self.kernel)))
 
     def positions(self) -> tuple[Index, Index]:
         """Position read, as a sum: of [block row, 1, read row, 1] and [1, block column, 1, read column]."""

@@ -78,11 +78,9 @@ class Writer:
         self.outputs: dict[str, Tensor] = {}
         self.constants: dict[int, NDArray[Any]] = {}
         """Content by number of the tensor."""
-        self.known: dict[object, Tensor] = {}
-        """What has been computed before and may be wanted again, by whatever names it."""
+        self._computed: dict[tuple[object, ...], list[Tensor]] = {}
         self._known: dict[tuple[str, Shape, bytes, Scale | None], Tensor] = {}
         self._records: list[Any] = []
-        self._packed: list[Any] = []
         self._codes: dict[int, int] = {}
         self._versions: dict[int, int] = {}
         self._buffers: list[Any] = [schema.BufferT()]  # buffer 0 means "no data"
@@ -105,8 +103,7 @@ class Writer:
             buffer.data = np.frombuffer(key[2], np.uint8)
             self._buffers.append(buffer)
             dtype = _DTYPES.get(content.dtype.str[1:], "float32")
-            name, buffer = f"constant{len(self._known)}", len(self._buffers) - 1
-            tensor = self._tensor(content.shape, dtype, name, buffer, scale)
+            tensor = self._tensor(content.shape, dtype, buffer=len(self._buffers) - 1, scale=scale)
             self._known[key] = tensor
             self.constants[tensor.index] = content
         return self._known[key]
@@ -134,32 +131,29 @@ class Writer:
         scale: Scale | None = None,
         **fields: Any,
     ) -> list[Tensor]:
-        """Append an operator; ``options`` is the name of its schema table, ``fields`` the table's content."""
-        code: int = getattr(schema.BuiltinOperator, operator)
+        """Append an operator; ``options`` is the name of its schema table, ``fields`` the table's content.
+
+        What has been computed before is not computed again, except what is gathered: large, and cheaper to make anew
+        than to keep.
+        """
+        reads = tuple(tensor.index for tensor in inputs)
+        key = (operator, reads, tuple(shapes), dtype, scale, *fields.items())
+        if key in self._computed:
+            return self._computed[key]
         outputs = [self._tensor(shape, dtype, scale=scale) for shape in shapes]
-        if any(tensor.dtype == "int8" for tensor in inputs):
-            self._versions[code] = _WHOLE_VERSIONS.get(operator, 2)
-        record = schema.OperatorT()
-        record.opcodeIndex = self._codes.setdefault(code, len(self._codes))
-        record.inputs = [tensor.index for tensor in inputs]
-        record.outputs = [tensor.index for tensor in outputs]
-        if options:
-            table = getattr(schema, f"{options}T")()
-            for name, value in fields.items():
-                setattr(table, name, value)
-            record.builtinOptionsType = getattr(schema.BuiltinOptions, options)
-            record.builtinOptions = table
-        self._packed.append(record)
-        reads, writes = tuple(record.inputs), tuple(record.outputs)
-        self.operations.append(Operation(operator, reads, writes, options, fields))
+        self.operations.append(Operation(operator, reads, tuple(t.index for t in outputs), options, fields))
+        if operator != "GATHER":
+            self._computed[key] = outputs
         return outputs
 
     def pack(self) -> bytes:
-        """The finished model file."""
+        """The finished model file, without the operators whose results nothing needs."""
+        self._forget_unused()
+        packed = [self._operator(operation) for operation in self.operations]
         model = schema.ModelT()
         model.version = _SCHEMA_VERSION
         model.operatorCodes = [_operator_code(code, self._versions.get(code, 1)) for code in self._codes]
-        model.subgraphs = [self._subgraph()]
+        model.subgraphs = [self._subgraph(packed)]
         model.buffers = self._buffers
         model.signatureDefs = [self._signature()]
         builder = flatbuffers.Builder(1 << 14)
@@ -172,9 +166,9 @@ class Writer:
         tensor = Tensor(len(self.tensors), tuple(int(size) for size in shape), dtype, scale)
         record = schema.TensorT()
         record.shape = list(tensor.shape)
-        record.hasRank = True
+        record.hasRank = not tensor.shape
         record.type = TYPES[dtype]
-        record.name = (name or f"t{tensor.index}").encode()
+        record.name = name.encode() if name else None
         record.buffer = buffer
         if scale is not None:
             record.quantization = schema.QuantizationParametersT()
@@ -185,13 +179,38 @@ class Writer:
         self._records.append(record)
         return tensor
 
-    def _subgraph(self) -> Any:
+    def _forget_unused(self) -> None:
+        needed = {tensor.index for tensor in self.outputs.values()}
+        kept: list[Operation] = []
+        for operation in reversed(self.operations):
+            if not needed.isdisjoint(operation.writes):
+                needed.update(operation.reads)
+                kept.append(operation)
+        self.operations = kept[::-1]
+
+    def _operator(self, operation: Operation) -> Any:
+        code: int = getattr(schema.BuiltinOperator, operation.operator)
+        record = schema.OperatorT()
+        record.opcodeIndex = self._codes.setdefault(code, len(self._codes))
+        if any(self.tensors[index].dtype == "int8" for index in operation.reads):
+            self._versions[code] = _WHOLE_VERSIONS.get(operation.operator, 2)
+        record.inputs = list(operation.reads)
+        record.outputs = list(operation.writes)
+        if operation.options:
+            table = getattr(schema, f"{operation.options}T")()
+            for name, value in operation.fields.items():
+                setattr(table, name, value)
+            record.builtinOptionsType = getattr(schema.BuiltinOptions, operation.options)
+            record.builtinOptions = table
+        return record
+
+    def _subgraph(self, packed: list[Any]) -> Any:
         subgraph = schema.SubGraphT()
         subgraph.name = self.signature.encode()
         subgraph.tensors = self._records
         subgraph.inputs = [tensor.index for tensor in self.inputs.values()]
         subgraph.outputs = [tensor.index for tensor in self.outputs.values()]
-        subgraph.operators = self._packed
+        subgraph.operators = packed
         return subgraph
 
     def _signature(self) -> Any:

@@ -182,8 +182,14 @@ class Graph(Writer):
         return self.copy(x, shape)
 
     def copy(self, x: Tensor, shape: Shape) -> Tensor:
-        """A reshape that is written even where it changes nothing: the result is a tensor of its own."""
-        return self.emit("RESHAPE", [x, self.numbers(shape)], shape, "ReshapeOptions", x.dtype, newShape=list(shape))
+        """A reshape that is written even where it changes nothing."""
+        return self.emit("RESHAPE", [x, self.numbers(shape)], shape, dtype=x.dtype)
+
+    def result(self, name: str, x: Tensor, shape: Shape) -> None:
+        """Name x, reshaped, as an output; unlike :meth:`output` whatever else it is."""
+        made = self.copy(x, shape)
+        taken = made in self.outputs.values() or made in self.inputs.values()
+        self.output(name, self.add(made, self.scalar(0)) if taken else made)
 
     def transpose(self, x: Tensor, order: Sequence[int]) -> Tensor:
         shape = tuple(x.shape[axis] for axis in order)

@@ -100,8 +100,8 @@ def _seconds(interpreter: Any, runs: int) -> float:
     interpreter.allocate_tensors()
     rng = np.random.default_rng(0)
     for detail in interpreter.get_input_details():
-        if detail["dtype"] == np.float32:
-            interpreter.set_tensor(detail["index"], rng.standard_normal(detail["shape"]).astype(np.float32))
+        values = rng.standard_normal(detail["shape"]) if detail["dtype"] == np.float32 else np.zeros(detail["shape"])
+        interpreter.set_tensor(detail["index"], values.astype(detail["dtype"]))
     seconds: list[float] = []
     for _ in range(runs):
         start = time.perf_counter()

@@ -102,7 +102,7 @@ def cut_shape(request: Request, layer: int) -> tuple[int, ...]:
 
 def _put_out_statistics(graph: Graph, net: Network) -> None:
     for name, value in net.statistics.items():
-        graph.output(f"statistic/{name}", graph.copy(value, (value.size,)))
+        graph.result(f"statistic/{name}", value, (value.size,))
 
 
 def _scored(part: _Part, outputs: Tensor, batch: Samples) -> tuple[Cost, Tensor, Tensor | None]:
@@ -153,7 +153,7 @@ def _train(part: _Part) -> None:
     for name, value in optimiser.update(weights, gradients[: len(weights)]).items():
         graph.output(name, value)
     if split:
-        graph.output("cut_gradient", graph.copy(tape.value(gradients[-1]), part.x.shape))
+        graph.result("cut_gradient", tape.value(gradients[-1]), part.x.shape)
     _put_out_statistics(graph, net)
 
 
@@ -177,7 +177,7 @@ def grad(graph: Graph, request: Request) -> None:
     squares = graph.multiply(graph.multiply(squared_norms(tape, gradients), share), share)
     graph.output("squared_gradient", squares)
     for name, gradient in zip(weights, gradients, strict=True):
-        graph.output(f"gradient/{name}", graph.copy(gradient, (gradient.size,)))
+        graph.result(f"gradient/{name}", gradient, (gradient.size,))
     _put_out_statistics(graph, net)
 
 
@@ -186,7 +186,7 @@ def infer(graph: Graph, request: Request) -> None:
     _, values = part.write(part.weights())
     features = values[request.spec.sources[-1][0]]
     graph.output("logits", values[part.last])
-    graph.output("features", graph.copy(features, features.shape))
+    graph.result("features", features, features.shape)
 
 
 def evaluate(graph: Graph, request: Request) -> None:
@@ -212,7 +212,7 @@ def front(graph: Graph, request: Request) -> None:
     present = part.present(graph.input("sample_weight", (request.batch,))) if part.normalised() else None
     _, values = part.write(part.weights(), present)
     made = values[request.cut]
-    graph.output("cut", graph.copy(made, made.shape))
+    graph.result("cut", made, made.shape)
 
 
 def front_backward(graph: Graph, request: Request) -> None:

@@ -18,11 +18,11 @@ class Target:
 
     depthwise: Lowering = "operator"
     columns: int = 32
-    patch_bytes: int = 3 << 20  # about an L2 cache
+    patch_bytes: int = 6 << 20
 
 
 TARGETS: dict[str, Target] = {
     "litert": Target(),
-    "tflite": Target(depthwise="taps", columns=16),
-    "numpy": Target(depthwise="taps", columns=16),
+    "tflite": Target(depthwise="taps", columns=16, patch_bytes=2 << 20),
+    "numpy": Target(depthwise="taps", columns=16, patch_bytes=2 << 20),
 }

@@ -9,15 +9,16 @@ import numpy as np
 import pytest
 
 from coordinator.compiler.compile import compile_model
+from coordinator.compiler.optimiser import Training
 from coordinator.compiler.shapes import initial_weights
 from coordinator.compiler.spec import Dense, ModelSpec, Relu
 from device_agent import runtime
-from device_agent.runtime import ArtifactError, Inference, RuntimeUnavailable, TrainStep, backends
+from device_agent.runtime import ArtifactError, Inference, RuntimeUnavailable, Session, TrainStep, backends
 
 SPEC = ModelSpec("m", (2,), 2, (Dense(2),))
 DEEP = ModelSpec("deep", (3,), 2, (Dense(4), Relu(), Dense(2)))
-TRAIN = compile_model(SPEC, batch=2).content
-INFER = compile_model(SPEC, batch=4, signature="infer").content
+TRAIN = compile_model(SPEC, batch=2)
+INFER = compile_model(SPEC, batch=4, signature="infer")
 ZERO = {"dense1.weight": np.zeros((2, 2), np.float32), "dense1.bias": np.zeros(2, np.float32)}
 X = np.array([[1, 0], [0, 2]], np.float32)
 Y = np.array([0, 1], np.int32)
@@ -27,7 +28,7 @@ pytestmark = pytest.mark.parametrize("backend", backends())
 
 
 def loaded(backend):
-    step = TrainStep(TRAIN, backend)
+    step = TrainStep(TRAIN.for_backend(backend or "litert"), backend)
     step.load(ZERO)
     return step
 
@@ -57,7 +58,7 @@ def test_a_step_starts_where_the_last_one_ended(backend):
     losses = [step.step(X, Y, ONES, 1.0).loss_sum for _ in range(20)]
     assert losses == sorted(losses, reverse=True)
     after = step.weights()
-    restarted = TrainStep(TRAIN, backend)
+    restarted = TrainStep(TRAIN.for_backend(backend), backend)
     restarted.load(after)
     assert restarted.step(X, Y, ONES, 1.0) is not None
     step.step(X, Y, ONES, 1.0)
@@ -83,7 +84,7 @@ def test_results_outlive_the_next_step(backend):
 
 
 def test_what_an_artifact_tells(backend):
-    step = TrainStep(compile_model(DEEP, batch=8).content, backend)
+    step = TrainStep(compile_model(DEEP, batch=8).for_backend(backend), backend)
     assert (step.batch, step.input_shape) == (8, (3,))
     assert list(step.shapes.items()) == [
         ("dense1.weight", (3, 4)),
@@ -94,7 +95,7 @@ def test_what_an_artifact_tells(backend):
 
 
 def test_inference_pads_and_cuts(backend):
-    infer = Inference(INFER, backend)
+    infer = Inference(INFER.for_backend(backend), backend)
     infer.load({"dense1.weight": np.eye(2, dtype=np.float32), "dense1.bias": np.array([1, 0], np.float32)})
     for rows in range(1, 5):
         x = np.arange(2 * rows, dtype=np.float32).reshape(rows, 2)
@@ -110,12 +111,12 @@ def test_two_interpreters_do_not_share_weights(backend):
 
 
 def test_every_backend_takes_the_same_steps(backend):
-    artifact, weights = compile_model(DEEP, batch=8).content, initial_weights(DEEP, np.random.default_rng(0))
+    artifact, weights = compile_model(DEEP, batch=8), initial_weights(DEEP, np.random.default_rng(0))
     rng = np.random.default_rng(1)
     x, y = rng.standard_normal((8, 3)).astype(np.float32), rng.integers(0, 2, 8).astype(np.int32)
     ends = []
     for name in (backend, None):
-        step = TrainStep(artifact, name)
+        step = TrainStep(artifact.for_backend(name or "litert"), name)
         step.load(weights)
         for _ in range(5):
             step.step(x, y, np.ones(8, np.float32), 0.1)
@@ -134,7 +135,7 @@ def test_every_backend_takes_the_same_steps(backend):
 )
 def test_weights_that_do_not_fit(backend, weights, sentence):
     with pytest.raises(ValueError, match=sentence):
-        TrainStep(TRAIN, backend).load(weights)
+        TrainStep(TRAIN.for_backend(backend), backend).load(weights)
 
 
 def test_inputs_that_do_not_fit(backend):
@@ -142,7 +143,7 @@ def test_inputs_that_do_not_fit(backend):
         loaded(backend).step(X[:1], Y, ONES, 1.0)
     with pytest.raises(ValueError, match=r"y has shape \(3,\), expected \(2,\)"):
         loaded(backend).step(X, np.zeros(3), ONES, 1.0)
-    infer = Inference(INFER, backend)
+    infer = Inference(INFER.for_backend(backend), backend)
     infer.load(ZERO)
     with pytest.raises(ValueError, match=r"x has shape \(5, 2\), expected 1 to 4 rows of \(2,\)"):
         infer(np.zeros((5, 2)))
@@ -152,7 +153,28 @@ def test_inputs_that_do_not_fit(backend):
 
 def test_without_weights_nothing_runs(backend):
     with pytest.raises(RuntimeError, match=r"call load\(\) first"):
-        TrainStep(TRAIN, backend).step(X, Y, ONES, 1.0)
+        TrainStep(TRAIN.for_backend(backend), backend).step(X, Y, ONES, 1.0)
+
+
+def test_a_form_of_the_other_kind(backend):
+    sentence = "are a model file, numpy runs programs" if backend == "numpy" else "are a program, which only .* numpy"
+    with pytest.raises(ArtifactError, match=sentence):
+        TrainStep(TRAIN.content if backend == "numpy" else TRAIN.program, backend)
+
+
+def test_the_form_decides_where_no_backend_is_named(backend):
+    for form in (TRAIN.content, TRAIN.program):
+        step = TrainStep(form)
+        step.load(ZERO)
+        assert step.step(X, Y, ONES, 1.0).correct == 1
+
+
+def test_numpy_comes_last_and_alone_where_there_is_nothing_else(backend, monkeypatch):
+    assert backends()[-1] == "numpy"
+    for name in ("litert", "tflite"):
+        monkeypatch.setitem(runtime.MODULES, name, "runtime_that_is_not_there.interpreter")
+    assert backends() == ["numpy"]
+    TrainStep(TRAIN.program).load(ZERO)
 
 
 @pytest.mark.parametrize("content", [b"", b"TFL3", b"x" * 5000], ids=["nothing", "four bytes", "other bytes"])
@@ -164,22 +186,23 @@ def test_bytes_that_are_no_model(backend, content):
 def test_a_damaged_model_is_refused_where_the_runtime_verifies(backend):
     if backend == "tflite":
         pytest.skip("tflite-runtime 2.14 does not verify and would crash")
+    whole = TRAIN.for_backend(backend)
     with pytest.raises(ArtifactError, match="cannot load the artifact"):
-        TrainStep(TRAIN[: len(TRAIN) // 2], backend)
+        TrainStep(whole[: len(whole) // 2], backend)
 
 
 def test_artifacts_of_the_other_kind(backend):
     with pytest.raises(ArtifactError, match="not one for TrainStep: it has no tensor 'y'"):
-        TrainStep(INFER, backend)
+        TrainStep(INFER.for_backend(backend), backend)
     with pytest.raises(ArtifactError, match="not one for Inference: it has no tensor 'logits'"):
-        Inference(TRAIN, backend)
+        Inference(TRAIN.for_backend(backend), backend)
 
 
 def test_a_missing_runtime_is_named(backend, monkeypatch):
     monkeypatch.setitem(runtime.MODULES, backend, "runtime_that_is_not_there.interpreter")
     assert backend not in backends()
-    with pytest.raises(RuntimeUnavailable, match=f"{backend}: No module named .* install .*(litert|tflite-runtime)"):
-        TrainStep(TRAIN, backend)
+    with pytest.raises(RuntimeUnavailable, match=f"{backend}: No module named .* install .*(litert|tflite|numpy)"):
+        TrainStep(TRAIN.for_backend(backend), backend)
 
 
 def test_a_runtime_that_imports_and_cannot_be_used_is_passed_over(backend, monkeypatch, tmp_path):
@@ -191,17 +214,56 @@ def test_a_runtime_that_imports_and_cannot_be_used_is_passed_over(backend, monke
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(runtime, "MODULES", {"tflite": f"broken_{backend}.interpreter"})
     with pytest.raises(RuntimeUnavailable, match=r"tflite: _ARRAY_API not found.*: install .*numpy<2"):
-        TrainStep(TRAIN, "tflite")
+        TrainStep(TRAIN.content, "tflite")
     monkeypatch.setitem(runtime.MODULES, "litert", "ai_edge_litert.interpreter")
     loaded(None).step(X, Y, ONES, 1.0)
 
 
 def test_an_unknown_backend_is_refused(backend):
-    with pytest.raises(RuntimeUnavailable, match="unknown backend 'gpu', expected one of litert, tflite"):
+    with pytest.raises(RuntimeUnavailable, match="unknown backend 'gpu', expected one of litert, tflite, numpy"):
         TrainStep(TRAIN, "gpu")
 
 
 def test_importing_the_module_imports_no_runtime(backend):
-    module = runtime.MODULES[backend].partition(".")[0]
+    module = runtime.MODULES[backend] if backend == "numpy" else runtime.MODULES[backend].partition(".")[0]
     code = f"import device_agent.runtime as r, sys; r.backends(); sys.exit({module!r} in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_options_that_do_not_fit(backend):
+    artifact = compile_model(SPEC, batch=2, training=Training(momentum=True))
+    step = TrainStep(artifact.for_backend(backend), backend)
+    assert step.options == {"momentum": (1,), "dampening": (1,)}
+    step.load(ZERO)
+    with pytest.raises(ValueError, match="the options differ from the artifact's: dampening stand on one side only"):
+        step.step(X, Y, ONES, 1.0, {"momentum": 0.9})
+    with pytest.raises(ValueError, match="weight_decay stand on one side only"):
+        loaded(backend).step(X, Y, ONES, 1.0, {"weight_decay": 0.9})
+
+
+def test_momentum_by_hand_and_anew_with_new_weights(backend):
+    """The gradient by the bias is ±1/4 of the one sample in play; v = 1/4, then 1/2·1/4 + 1/4·…"""
+    artifact = compile_model(SPEC, batch=2, training=Training(momentum=True))
+    step = TrainStep(artifact.for_backend(backend), backend)
+    step.load(ZERO)
+    first = np.array([1, 0], np.float32)
+    for _ in range(2):
+        step.step(X, Y, first, 1e-6, {"momentum": 0.5, "dampening": 0})
+    np.testing.assert_allclose(step.weights()["dense1.bias"], [1.25e-6, -1.25e-6], rtol=1e-4)
+    step.load(ZERO)
+    step.step(X, Y, first, 1e-6, {"momentum": 0.5, "dampening": 0})
+    np.testing.assert_allclose(step.weights()["dense1.bias"], [5e-7, -5e-7], rtol=1e-4)
+
+
+def test_a_session_runs_any_signature_by_name(backend):
+    artifact = compile_model(SPEC, batch=2, signature="evaluate")
+    session = Session(artifact.for_backend(backend), backend)
+    session.load(ZERO)
+    found = session.run({"x": X, "y": Y, "sample_weight": ONES})
+    assert {name: value.tolist() for name, value in found.items() if name != "loss_sum"} == {
+        "correct": [1, 0],
+        "count": [1, 1],
+    }
+    assert found["loss_sum"][0] == pytest.approx(2 * np.log(2))
+    with pytest.raises(ValueError, match="the inputs differ from the artifact's: y stand on one side only"):
+        session.run({"x": X, "sample_weight": ONES})
