@@ -45,6 +45,7 @@ def _between(low: float, high: float) -> Callable[[Any, Attribute[Any], Any], No
 
 
 _natural = _between(0, 1 << 53)
+_count = _between(0, (1 << 31) - 1)
 _seconds = _between(0, 1e9)
 _sha256 = _check(lambda value: bool(_SHA256.fullmatch(value)), "64 hexadecimal digits")
 _name = _check(lambda value: bool(_NAME.fullmatch(value)), "1 to 80 letters, digits, . _ : -")
@@ -95,11 +96,11 @@ class CheckIn(Message):
     """
 
     id: str = field(validator=_name)
-    protocol: int = field(validator=_natural)
+    protocol: int = field(validator=_count)
     agent: str = field(validator=_name)
     runtime: str = field(validator=_name)
     features: tuple[str, ...] = field(validator=_texts)
-    samples: int = field(validator=_natural)
+    samples: int = field(validator=_count)
     input: tuple[int, ...] = field(validator=_sizes)
     classes: int = field(validator=_between(1, 1_000_000))
     held: str | None = field(validator=validators.optional(_name))
@@ -116,7 +117,7 @@ class Assignment(Message):
     kind: str = field(validator=_check(lambda value: value == "train", "train"))
     run: str = field(validator=_name)
     check_in: str = field(validator=_name)
-    version: int = field(validator=_natural)
+    version: int = field(validator=_count)
     plan: Plan
     lease: float = field(validator=_seconds)
     artifact: Blob
@@ -137,7 +138,7 @@ class Progress(Message):
     """Sent when training starts (step 0) and now and then after."""
 
     assignment: str = field(validator=_name)
-    step: int = field(validator=_natural)
+    step: int = field(validator=_count)
     loss: float | None = field(validator=validators.optional(_between(-1e30, 1e30)))
 
 
@@ -145,8 +146,8 @@ class Progress(Message):
 class Lineage(Message):
     """What a difference is relative to: the weights of ``version`` in channel layout ``shape_epoch``."""
 
-    version: int = field(validator=_natural)
-    shape_epoch: int = field(validator=_natural)
+    version: int = field(validator=_count)
+    shape_epoch: int = field(validator=_count)
 
 
 @frozen(kw_only=True)
@@ -171,8 +172,8 @@ class Update(Message):
     commit: int = field(validator=_between(1, 1_000_000))
     run: str = field(validator=_name)
     lineage: Lineage
-    samples: int = field(validator=_natural)
-    steps: int = field(validator=_natural)
+    samples: int = field(validator=_count)
+    steps: int = field(validator=_count)
     loss: float = field(validator=_between(-1e30, 1e30))
     accuracy: float = field(validator=_between(0, 1))
     squared_gradient: dict[str, float] = field(validator=_values)
@@ -195,7 +196,7 @@ class Chunk(Message):
 
     assignment: str = field(validator=_name)
     commit: int = field(validator=_between(1, 1_000_000))
-    index: int = field(validator=_natural)
+    index: int = field(validator=_count)
 
 
 STATES = ("missing", "stored", "stale", "refused", "expired", "unknown")
@@ -228,7 +229,7 @@ class Telemetry(Message):
     uptime: float = field(validator=_seconds)
     state: str = field(validator=_name)
     assignment: str | None = field(validator=validators.optional(_name))
-    step: int | None = field(validator=validators.optional(_natural))
+    step: int | None = field(validator=validators.optional(_count))
     load: float | None = field(validator=validators.optional(_between(0, 1e6)))
     temperature: float | None = field(validator=validators.optional(_between(-100, 300)))
     memory: int = field(validator=_natural)

@@ -192,12 +192,9 @@ def _watch(coordinator: Coordinator, run: str, agents: list[Agent], started: flo
                 shown = time.monotonic()
                 console.print(_line(now))
             if now.reached or time.monotonic() > deadline:
-                break
+                return now
             _check(agents)
             time.sleep(0.25)
-    time.sleep(2.2 if now.reached else 0)  # the last heartbeats carry the training shares
-    with coordinator.database.read() as session:
-        return report.read(session, run, started, time.time())
 
 
 def _line(now: report.Report) -> str:
@@ -217,9 +214,8 @@ def _conclude(final: report.Report, json_file: Path | None) -> None:
     accuracy = "none" if final.accuracy is None else f"{final.accuracy:.4f}"
     verdict = f"reached {final.target:g}" if final.reached else f"did not reach {final.target:g}"
     counts = ", ".join(f"{count} {outcome}" for outcome, count in final.updates.items() if count)
-    console.print(
-        f"The fleet {verdict}: accuracy {accuracy} after {final.seconds:.1f} s, {final.versions} versions, {counts} updates."
-    )
+    spent = f"{final.seconds:.1f} s, {final.versions} versions, {counts} updates"
+    console.print(f"The fleet {verdict}: accuracy {accuracy} after {spent}.")
     if json_file is not None:
         try:
             json_file.write_text(json.dumps(final.to_json(), indent=2) + "\n")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections import Counter
 from collections.abc import Callable
 
 import numpy as np
-from sqlalchemy import delete, insert, select
+from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from coordinator.compiler.compile import compile_model
@@ -24,8 +25,11 @@ from coordinator.training.engine import Engine, Setting
 from coordinator.training.evaluation import Evaluation
 from coordinator.training.inputs import Offered
 from protocol import tensors
+from protocol.errors import ProtocolError
 from protocol.subnetwork import WIDTHS, Region, layout_to_json, nested
 from protocol.weights import Weights
+
+log = logging.getLogger(__name__)
 
 SNAPSHOT_INPUTS = 200
 """A snapshot is taken after this many inputs: recovery replays no more than these."""
@@ -126,15 +130,7 @@ class LiveRun:
 
     def recover(self, session: Session, read: Callable[[int, int, int], bytes]) -> int:
         """Become what the store says: the newest snapshot, then every input after it. Returns how many."""
-        newest = session.execute(
-            select(models.Snapshot.seq, models.Snapshot.sha256)
-            .where(models.Snapshot.run_id == self.id)
-            .order_by(models.Snapshot.seq.desc())
-            .limit(1)
-        ).one_or_none()
-        if newest is not None:
-            self.engine.restore(self._blobs.get(newest.sha256))
-        after = (models.Input.run_id == self.id, models.Input.seq > (newest.seq if newest else 0))
+        after = (models.Input.run_id == self.id, models.Input.seq > self._restore(session))
         rows = session.execute(select(models.Input).where(*after).order_by(models.Input.seq)).scalars().all()
         for row in rows:
             self.engine.handle(journal.from_row(row.kind, row.body, read), row.at)
@@ -142,6 +138,18 @@ class LiveRun:
             self._use(assignment, weights)
         self._since_snapshot = len(rows)
         return len(rows)
+
+    def _restore(self, session: Session) -> int:
+        """Take the newest snapshot that can be read; returns its input's number. Without one, all inputs are left."""
+        mine = select(models.Snapshot.seq, models.Snapshot.sha256).where(models.Snapshot.run_id == self.id)
+        for seq, sha256 in session.execute(mine.order_by(models.Snapshot.seq.desc())).all():
+            try:
+                self.engine.restore(self._blobs.get(sha256))
+            except (ShoalError, ProtocolError) as error:
+                log.warning("snapshot-unusable run=%s seq=%d reason=%s", self.id, seq, error)
+            else:
+                return int(seq)
+        return 0
 
     def counted(self) -> bool:
         """One input more; True when it is time for a snapshot."""
@@ -157,7 +165,8 @@ class LiveRun:
         """Keep the engine's state after input ``seq``; the one before stays, older ones go."""
         sha256 = self._blobs.put(self.engine.snapshot(), durable=True)
         values = {"run_id": self.id, "seq": seq, "version": self.engine.core.version, "sha256": sha256, "at": now}
-        session.execute(insert(models.Snapshot).values(**values))
+        session.merge(models.Snapshot(**values))  # one of the same input may be there, unreadable
+        session.flush()
         kept = session.execute(
             select(models.Snapshot.seq, models.Snapshot.sha256)
             .where(models.Snapshot.run_id == self.id)

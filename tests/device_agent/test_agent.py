@@ -148,7 +148,9 @@ def _kill_again_and_again(start: Start, stop: Stop, coordinator: StandIn, kills:
         time.sleep(rng.uniform(0, 0.15))
         agent.send_signal(signal.SIGKILL)
         agent.wait()
+    seen = len(coordinator.received)
     agent = start(coordinator, SPEC)
+    assert coordinator.until(lambda: len(coordinator.received) > seen)
     assert coordinator.until(lambda: len(coordinator.stored) == 5 * kills, timeout=30 + kills)
     stop(agent)
 

@@ -79,7 +79,7 @@ def test_a_port_in_use_is_named(tmp_path: Path) -> None:
     ("options", "sentence"),
     [
         (("--home", "{file}/below"), "The home folder {file}/below cannot be written"),
-        (("--recipe", "fedbluff"), "The recipe is neither one of fedasmu, fedbuff-heterofl, fedbuff, whale-fl"),
+        (("--recipe", "fedbluff"), "There is no recipe 'fedbluff', only fedasmu, fedbuff-heterofl, fedbuff, whale-fl"),
         (("--data", "{file}"), "{file} is not an npz file with arrays x and y"),
         (("--data", "{few}"), "expected at least 100 samples"),
         (("--model", "vgg16"), "known models: mlp, cnn, digits"),

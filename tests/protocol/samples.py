@@ -80,6 +80,7 @@ EXAMPLES: dict[type[Message], Message] = {
 }  # fmt: skip
 
 naturals = st.integers(0, 1 << 53)
+counts = st.integers(0, (1 << 31) - 1)
 seconds = st.floats(0, 1e9)
 sha256s = st.text("0123456789abcdef", min_size=64, max_size=64)
 names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,79}", fullmatch=True)
@@ -111,21 +112,21 @@ _FIELDS: dict[type[Message], dict[str, st.SearchStrategy[Any]]] = {
         "steps": st.integers(1, 1_000_000), "learning_rate": st.floats(0, 1000), "coding": codings,
     },
     CheckIn: {
-        "id": names, "protocol": naturals, "agent": names, "runtime": names, "features": short_texts,
-        "samples": naturals, "input": sizes, "classes": st.integers(1, 1_000_000), "held": _maybe(names),
+        "id": names, "protocol": counts, "agent": names, "runtime": names, "features": short_texts,
+        "samples": counts, "input": sizes, "classes": st.integers(1, 1_000_000), "held": _maybe(names),
         "unsent": st.lists(names, max_size=4).map(tuple),
     },
     Retry: {"check_in": names, "seconds": seconds, "reason": texts},
-    Progress: {"assignment": names, "step": naturals, "loss": _maybe(losses)},
-    Lineage: {"version": naturals, "shape_epoch": naturals},
+    Progress: {"assignment": names, "step": counts, "loss": _maybe(losses)},
+    Lineage: {"version": counts, "shape_epoch": counts},
     Timings: {"download": seconds, "train": seconds, "upload": _maybe(seconds)},
-    Chunk: {"assignment": names, "commit": commits, "index": naturals},
+    Chunk: {"assignment": names, "commit": commits, "index": counts},
     Receipt: {
         "assignment": names, "commit": commits, "state": st.sampled_from(STATES), "sha256": sha256s,
         "missing": ranges, "reason": texts,
     },
     Telemetry: {
-        "boot": names, "uptime": seconds, "state": names, "assignment": _maybe(names), "step": _maybe(naturals),
+        "boot": names, "uptime": seconds, "state": names, "assignment": _maybe(names), "step": _maybe(counts),
         "load": _maybe(st.floats(0, 1e6)), "temperature": _maybe(st.floats(-100, 300)), "memory": naturals,
         "memory_free": _maybe(naturals), "disk_free": _maybe(naturals), "spool": naturals, "training": seconds,
         "since": seconds,
@@ -146,11 +147,11 @@ MESSAGES: dict[type[Message], st.SearchStrategy[Message]] = {
     kind: st.builds(kind, **named) for kind, named in _FIELDS.items()
 }
 MESSAGES[Assignment] = st.builds(
-    Assignment, id=names, kind=st.just("train"), run=names, check_in=names, version=naturals, lease=seconds,
+    Assignment, id=names, kind=st.just("train"), run=names, check_in=names, version=counts, lease=seconds,
     plan=MESSAGES[Plan], artifact=MESSAGES[Blob], weights=MESSAGES[Blob],
 )  # fmt: skip
 MESSAGES[Update] = st.builds(
-    Update, assignment=names, commit=commits, run=names, lineage=MESSAGES[Lineage], samples=naturals, steps=naturals,
+    Update, assignment=names, commit=commits, run=names, lineage=MESSAGES[Lineage], samples=counts, steps=counts,
     loss=losses, accuracy=st.floats(0, 1), squared_gradient=norms, squared_gradient_peak=norms,
     timings=MESSAGES[Timings], bytes_down=naturals, coding=codings, size=st.integers(1, 1 << 32), sha256=sha256s,
     chunk=st.integers(0, 1 << 20),

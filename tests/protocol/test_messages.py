@@ -159,6 +159,7 @@ def test_the_sentence_names_the_whole_path():
 # -- ranges
 
 NATURAL = ([0, 1 << 53], [-1, (1 << 53) + 1, 10**30])
+COUNT = ([0, (1 << 31) - 1], [-1, 1 << 31, 10**30])
 SECONDS = ([0, 1e9], [-1e-9, 1.1e9, 1e308])
 NAME = (["a", "0", "a" * 80, "A.b_c:d-e"], ["", "a" * 81, "-a", ".a", "a b", "a\n", "ä", "a/b", "a\0", "+", "#"])
 TEXT = (["", "é" * 2000, "line\nline", "😀"], ["x" * 2001, "a\0b", "\ud800", "\udfff x"])
@@ -179,7 +180,7 @@ RANGES = {
     (Plan, "steps"): ([1, 1_000_000], [0, 1_000_001]),
     (Plan, "learning_rate"): ([0, 1000], [-0.1, 1000.1]),
     (Plan, "coding"): CODING,
-    (CheckIn, "protocol"): NATURAL,
+    (CheckIn, "protocol"): COUNT,
     (CheckIn, "features"): TEXTS,
     (CheckIn, "input"): ([[1], [1] * 8, [(1 << 31) - 1]], [[], [1] * 9, [0], [-1], [1 << 31]]),
     (CheckIn, "classes"): ([1, 1_000_000], [0, 1_000_001]),
@@ -190,7 +191,7 @@ RANGES = {
     (Assignment, "lease"): SECONDS,
     (Retry, "seconds"): SECONDS,
     (Retry, "reason"): TEXT,
-    (Progress, "step"): NATURAL,
+    (Progress, "step"): COUNT,
     (Progress, "loss"): ([None, *LOSS[0]], LOSS[1]),
     (Timings, "upload"): ([None, *SECONDS[0]], SECONDS[1]),
     (Update, "commit"): COMMIT,
@@ -202,7 +203,7 @@ RANGES = {
     (Update, "size"): ([1, 1 << 32], [0, (1 << 32) + 1]),
     (Update, "sha256"): SHA256,
     (Update, "chunk"): ([0, 1 << 20], [-1, (1 << 20) + 1]),
-    (Chunk, "index"): NATURAL,
+    (Chunk, "index"): COUNT,
     (Receipt, "state"): (list(STATES), ["", "lost"]),
     (Receipt, "missing"): (
         [[], [[0, 0]], [[0, 1], [2, 2]], [[7, 1 << 53]], [[n, n] for n in range(1000)]],

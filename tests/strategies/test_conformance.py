@@ -1,0 +1,268 @@
+"""What every member of a recipe keeps to, whatever paper it comes from; new entries of the registries are included."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from attrs import asdict, fields, fields_dict
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coordinator.strategies import AGGREGATORS, POLICIES, TRANSFORMS
+from coordinator.strategies.base import Contribution, Contributor, Expired, Left, Model, Step
+from coordinator.training.state import freeze, thaw
+from protocol.messages import Plan
+from protocol.subnetwork import WIDTHS, Region, Subnetwork, groups, nested
+from protocol.weights import Weights, copy, finite
+from tests.protocol.samples import QUICK, layouts
+
+from .scene import COSTS, LAYOUT, PLAN, context, contribution, device, model, report, vector
+
+AVERAGING = {"fedbuff"}
+"""Rules whose step is a mean of updates; the others mix weights."""
+
+aggregators = pytest.mark.parametrize("aggregator", [cls() for cls in AGGREGATORS.values()], ids=list(AGGREGATORS))
+policies = pytest.mark.parametrize("policy", [cls() for cls in POLICIES.values()], ids=list(POLICIES))
+transforms = pytest.mark.parametrize("transform", [cls() for cls in TRANSFORMS.values()], ids=list(TRANSFORMS))
+members = pytest.mark.parametrize(
+    "member", [cls() for cls in (AGGREGATORS | POLICIES | TRANSFORMS).values()], ids=lambda member: member.kind
+)
+
+
+def first_step(aggregator, model, contributions) -> Step:
+    """Absorb the contributions, over and over, until they make a step."""
+    state = aggregator.init(model)
+    for count in range(1000):
+        state, step = aggregator.absorb(state, model, contributions[count % len(contributions)], context(count))
+        if step is not None:
+            return step
+    raise AssertionError("a thousand updates made no step")
+
+
+@st.composite
+def scenes(draw, low=-10.0, high=10.0):
+    """A random model, and up to four updates over random parts of it: nested widths, counts or lists of channels."""
+    layout = draw(layouts())
+    rng = np.random.default_rng(draw(st.integers(0, 1 << 32)))
+
+    def drawn(shapes) -> Weights:
+        return {name: rng.uniform(low, high, shape).astype(np.float32) for name, shape in shapes.items()}
+
+    def region() -> Region:
+        if draw(st.booleans()):
+            return Region(layout, nested(layout, draw(st.sampled_from(WIDTHS))))
+        channels = {
+            group: draw(st.integers(1, full)) if draw(st.booleans()) else tuple(draw(st.permutations(range(full)))[:2])
+            for group, full in groups(layout).items()
+        }
+        return Region(layout, Subnetwork(channels))
+
+    whole = Region(layout).shapes
+    regions = [region() for _ in range(draw(st.integers(1, 4)))]
+    contributions = [
+        Contribution("pi", f"a{n}/1", drawn(part.shapes), part, drawn(whole), 0, draw(st.integers(0, 5)), 40, 10, 1.0)
+        for n, part in enumerate(regions)
+    ]
+    return Model(drawn(whole), layout, COSTS), contributions
+
+
+# -- aggregators -------------------------------------------------------------------------------------------------
+
+
+@aggregators
+def test_a_fresh_update_of_zero_changes_nothing(aggregator):
+    now = model(1, -2, 3, -4)
+    step = first_step(aggregator, now, [contribution(0, 0, 0, 0, base=now.weights)])
+    assert step.difference["w"].tolist() == [0, 0, 0, 0]
+
+
+@aggregators
+@QUICK
+@given(scenes())
+def test_a_coordinate_nobody_covers_never_moves(aggregator, scene):
+    now, contributions = scene
+    step = first_step(aggregator, now, contributions)
+    covered = {key.partition("/")[0] for key in (c.key for c in step.contributors)}
+    masks = [c.region.coverage() for c in contributions if c.key.partition("/")[0] in covered]
+    for name, difference in step.difference.items():
+        inside = np.any([mask[name] for mask in masks], axis=0)
+        assert not difference[~inside].any()
+        assert ((step.coverage[name] > 0) == inside).all()
+        assert difference.shape == now.weights[name].shape
+        assert difference.dtype == np.float32
+
+
+@aggregators
+@QUICK
+@given(scenes())
+def test_a_step_is_finite_and_leaves_what_it_was_made_of_alone(aggregator, scene):
+    now, contributions = scene
+    before = copy(now.weights), [copy(c.difference) for c in contributions], [copy(c.base) for c in contributions]
+    step = first_step(aggregator, now, contributions)
+    after = now.weights, [c.difference for c in contributions], [c.base for c in contributions]
+    assert finite(step.difference)
+    assert freeze_all(before) == freeze_all(after)
+
+
+@aggregators
+@pytest.mark.parametrize("staleness", [0, 1, "max"])
+@pytest.mark.parametrize("size", [1e6, -1e6, 1e-45])
+def test_the_largest_and_smallest_admitted_updates_stay_finite(aggregator, size, staleness):
+    staleness = aggregator.max_staleness if staleness == "max" else staleness
+    given = contribution(size, size, size, size, staleness=staleness, base=vector(size, 0, -size, 1))
+    step = first_step(aggregator, model(1e6, -1e6, 0, 1), [given])
+    assert finite(step.difference)
+    assert all(0 <= c.weight <= 1 for c in step.contributors)
+
+
+@aggregators
+def test_weight_falls_with_staleness(aggregator):
+    now = model(0, 0, 0, 0)
+    weights = []
+    for staleness in (0, 1, 2, 5, 20, 90):
+        given = contribution(1, 1, 1, 1, staleness=staleness, base=now.weights)
+        weights.append(first_step(aggregator, now, [given]).contributors[0].weight)
+    assert weights == sorted(weights, reverse=True)
+    assert len(set(weights)) == len(weights)
+
+
+@aggregators
+def test_equal_fresh_updates_give_that_update(aggregator):
+    """The whole of it where the rule averages, the same direction where it mixes."""
+    now = model(5, 6, 7, 8)
+    step = first_step(aggregator, now, [contribution(1, -2, 4, -8, base=now.weights)])
+    share = 1.0 if aggregator.kind in AVERAGING else step.contributors[0].weight
+    assert step.difference["w"] == pytest.approx(np.array([1, -2, 4, -8]) * share)
+
+
+@pytest.mark.parametrize("kind", sorted(AVERAGING))
+@QUICK
+@given(scene=scenes(), order=st.randoms(use_true_random=False))
+def test_the_order_of_a_buffer_does_not_matter(kind, scene, order):
+    now, contributions = scene
+    shuffled = order.sample(contributions, len(contributions))
+    aggregator = AGGREGATORS[kind](goal=len(contributions))
+    one, other = (first_step(aggregator, now, those) for those in (contributions, shuffled))
+    for name, difference in one.difference.items():
+        np.testing.assert_allclose(difference, other.difference[name], rtol=1e-5, atol=1e-5)
+        np.testing.assert_array_equal(one.coverage[name], other.coverage[name])
+
+
+@aggregators
+@QUICK
+@given(scene=scenes(), pause=st.integers(0, 20))
+def test_an_aggregators_state_survives_storage_bit_for_bit(aggregator, scene, pause):
+    now, contributions = scene
+    state, steps, stored = aggregator.init(now), [], None
+    for count in range(pause + 12):
+        if count == pause:
+            frozen = freeze(state)
+            stored = thaw(type(state), frozen)
+            assert freeze(stored) == frozen
+        given = contributions[count % len(contributions)]
+        state, step = aggregator.absorb(state, now, given, context(count))
+        if count >= pause:
+            stored, again = aggregator.absorb(stored, now, given, context(count))
+            steps.append((step, again))
+    assert any(step is not None for step, _ in steps)
+    for step, again in steps:
+        assert (step is None) == (again is None)
+        assert step is None or freeze(step) == freeze(again)
+    assert freeze(state) == freeze(stored)
+
+
+# -- policies ----------------------------------------------------------------------------------------------------
+
+
+def history(policy):
+    """The states of a policy through an eventful life of two devices, each with what shape said then."""
+    now, state = model(0, 0, 0, 0), policy.init(model(0, 0, 0, 0))
+    for count in range(40):
+        view = device(f"pi-{count % 2}", group="pi3", samples=100 + count)
+        before = freeze(state)
+        state, plan, explanation = policy.shape(state, PLAN, view, now, context(count))
+        yield before, view, plan, explanation
+        event = Expired(view) if count % 7 == 5 else report(view, width=plan.width, peak=1.0 + count, link=0.5, sent=99)
+        state = policy.on(state, event, context(count))
+        if count == 30:
+            state = policy.on(state, Left("pi-0"), context(count))
+
+
+@policies
+def test_a_policy_writes_only_the_fields_it_declares(policy):
+    assert policy.writes <= fields_dict(Plan).keys()
+    for _, _, plan, _ in history(policy):
+        assert {a.name for a in fields(Plan) if getattr(plan, a.name) != getattr(PLAN, a.name)} <= policy.writes
+
+
+@policies
+def test_a_policy_explains_itself_in_json(policy):
+    for _, _, plan, explanation in history(policy):
+        assert json.loads(json.dumps(explanation, allow_nan=False)) == explanation
+        assert explanation["width"] == plan.width
+
+
+@policies
+def test_a_policys_state_survives_storage_and_decides_the_same(policy):
+    kind, now = type(policy.init(model(0, 0, 0, 0))), model(0, 0, 0, 0)
+    for frozen, view, plan, explanation in history(policy):
+        stored = thaw(kind, frozen)
+        assert freeze(stored) == frozen
+        assert policy.shape(stored, PLAN, view, now, context())[1:] == (plan, explanation)
+
+
+# -- transforms --------------------------------------------------------------------------------------------------
+
+
+@transforms
+def test_a_transform_keeps_a_step_of_zero_what_is_not_covered_and_who_contributed(transform):
+    contributors = (Contributor("a/1", 0.5),)
+    for size in (0.0, 1.0, 1e30):
+        step = Step(vector(size, -size, 0, 0), vector(1, 2, 0, 0), contributors)
+        state = transform.init(model(0, 0, 0, 0))
+        _, after = transform.apply(state, step, model(0, 0, 0, 0), context())
+        assert finite(after.difference)
+        assert after.difference["w"][2:].tolist() == [0, 0]
+        assert after.coverage["w"].tolist() == [1, 2, 0, 0]
+        assert after.contributors == contributors
+        assert size or not after.difference["w"].any()
+
+
+@transforms
+def test_a_transforms_state_survives_storage(transform):
+    state = transform.init(model(0, 0, 0, 0))
+    for size in (1.0, 1e6):
+        step = Step(vector(size, 0, 0, size), vector(1, 0, 0, 1), ())
+        stored = thaw(type(state), freeze(state))
+        state, after = transform.apply(state, step, model(0, 0, 0, 0), context())
+        step = Step(vector(size, 0, 0, size), vector(1, 0, 0, 1), ())
+        _, again = transform.apply(stored, step, model(0, 0, 0, 0), context())
+        assert freeze(after) == freeze(again)
+
+
+# -- everyone ----------------------------------------------------------------------------------------------------
+
+
+@members
+def test_a_member_is_a_value_named_by_its_kind(member):
+    assert type(member)(**asdict(member)) == member
+    assert member.kind in {**AGGREGATORS, **POLICIES, **TRANSFORMS}
+
+
+@members
+def test_events_never_hurt(member):
+    now, state = Model(vector(0, 0, 0, 0), LAYOUT, COSTS), member.init(model(0, 0, 0, 0))
+    for event in (Left("nobody"), Expired(device()), report(), report(seconds=0.0, peak=0.0), Left("pi"), report()):
+        state = member.on(state, event, context())
+    assert freeze(state) == freeze(thaw(type(member.init(now)), freeze(state)))
+
+
+def freeze_all(value):
+    """Arrays in nested tuples, lists and dicts as comparable bytes."""
+    if isinstance(value, dict):
+        return {name: freeze_all(item) for name, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [freeze_all(item) for item in value]
+    return value.tobytes()

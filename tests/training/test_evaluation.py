@@ -1,0 +1,163 @@
+"""Measuring versions: against numbers worked out by hand, and one at a time off the steward's thread."""
+
+from __future__ import annotations
+
+import math
+import queue
+import threading
+
+import numpy as np
+import pytest
+
+from coordinator.compiler.shapes import initial_weights
+from coordinator.compiler.spec import ModelSpec
+from coordinator.errors import ShoalError
+from coordinator.training.evaluation import BATCH, WORST, Dataset, Evaluation, Evaluator, read_dataset
+
+SPEC = ModelSpec.from_json('{"name": "linear", "input": [2], "classes": 2, "layers": [{"dense": {"units": 2}}]}')
+IDENTITY = {"dense1.weight": np.eye(2, dtype=np.float32), "dense1.bias": np.zeros(2, np.float32)}
+
+
+def dataset(x, y):
+    return Dataset(np.array(x, np.float32), np.array(y, np.int32))
+
+
+def test_accuracy_and_loss_by_hand():
+    # logits (ln 3, 0): probabilities ¾ and ¼. Right once and wrong once: −½·ln ¾ − ½·ln ¼
+    evaluation = Evaluation(SPEC, dataset([[math.log(3), 0], [math.log(3), 0]], [0, 1]))
+    accuracy, loss = evaluation.measure(IDENTITY)
+    assert accuracy == 0.5
+    assert loss == pytest.approx(-(math.log(0.75) + math.log(0.25)) / 2)
+
+
+def test_a_test_set_of_more_than_one_batch_counts_every_sample():
+    count = BATCH + 44
+    y = np.arange(count) % 2
+    evaluation = Evaluation(SPEC, dataset(np.eye(2)[y] * 50, y))
+    assert evaluation.measure(IDENTITY) == (1.0, pytest.approx(0, abs=1e-6))
+    turned = IDENTITY | {"dense1.weight": IDENTITY["dense1.weight"][::-1].copy()}
+    assert evaluation.measure(turned) == (0.0, pytest.approx(50))
+
+
+def test_a_model_that_has_diverged_has_the_worst_loss_and_no_nan():
+    evaluation = Evaluation(SPEC, dataset([[1e10, 1e10]], [1]))
+    _, loss = evaluation.measure({n: v * np.float32(3e38) for n, v in IDENTITY.items()})
+    assert loss == WORST
+
+
+# -- reading -----------------------------------------------------------------------------------------------------
+
+
+def stored(folder, **arrays):
+    path = folder / "test.npz"
+    np.savez(path, **arrays)
+    return path
+
+
+def test_a_test_set_is_read_as_float32_and_int32(tmp_path):
+    found = read_dataset(stored(tmp_path, x=np.ones((3, 2)), y=np.array([0, 1, 1], np.uint8)), SPEC)
+    assert (found.x.dtype, found.y.dtype) == (np.float32, np.int32)
+    assert found.y.tolist() == [0, 1, 1]
+
+
+def test_bytes_are_pictures(tmp_path):
+    found = read_dataset(stored(tmp_path, x=np.array([[0, 255]], np.uint8), y=[1]), SPEC)
+    assert found.x.tolist() == [[0.0, 1.0]]
+
+
+@pytest.mark.parametrize(
+    ("arrays", "sentence"),
+    [
+        ({"x": np.ones((3, 2))}, "is not an npz file with arrays x and y"),
+        ({"x": np.ones((3, 3)), "y": [0, 0, 0]}, r"holds x \(3, 3\) and y \(3,\), the model takes \(2,\)"),
+        ({"x": np.ones((3, 2)), "y": [0, 0]}, "the model takes"),
+        ({"x": np.ones((0, 2)), "y": np.zeros(0, int)}, "the model takes"),
+        ({"x": np.ones((1, 2)), "y": [2]}, "labels must be whole numbers from 0 to 1"),
+        ({"x": np.ones((1, 2)), "y": [-1]}, "labels must be whole numbers from 0 to 1"),
+        ({"x": np.ones((1, 2)), "y": [0.5]}, "labels must be whole numbers from 0 to 1"),
+        ({"x": np.array([[1, np.nan]]), "y": [0]}, "x must hold finite numbers"),
+        ({"x": np.array([["a", "b"]]), "y": [0]}, "x must hold finite numbers"),
+        ({"x": np.array([[None, None]]), "y": [0]}, "is not an npz file"),  # pickled objects are not read
+    ],
+)
+def test_a_test_set_that_does_not_fit_is_refused(tmp_path, arrays, sentence):
+    with pytest.raises(ShoalError, match=sentence) as refused:
+        read_dataset(stored(tmp_path, **arrays), SPEC)
+    assert refused.value.code == "bad-dataset"
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no zip", b"PK\x03\x04"])
+def test_a_file_that_is_none_is_refused(tmp_path, content):
+    path = tmp_path / "test.npz"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ShoalError, match="is not an npz file with arrays x and y"):
+        read_dataset(path, SPEC)
+
+
+# -- the thread --------------------------------------------------------------------------------------------------
+
+
+class Slow:
+    """Measures when it is allowed to."""
+
+    def __init__(self) -> None:
+        self.begun, self.go = threading.Semaphore(0), threading.Semaphore(0)
+
+    def measure(self, weights):
+        self.begun.release()
+        assert self.go.acquire(timeout=10)
+        if weights is None:
+            raise ValueError("nothing to measure")
+        return weights, 0.0
+
+
+@pytest.fixture
+def measured():
+    """An evaluator that runs, and where its results come."""
+    results = queue.SimpleQueue()
+    evaluator = Evaluator(lambda *result: results.put(result))
+    evaluator.start()
+    yield evaluator, results
+    evaluator.stop()
+    assert not evaluator.is_alive()
+
+
+def test_versions_that_were_overtaken_are_skipped(measured):
+    evaluator, results = measured
+    slow = Slow()
+    evaluator.submit("run-1", slow, 1, 0.1)
+    assert slow.begun.acquire(timeout=10)
+    for version in (2, 3, 4):
+        evaluator.submit("run-1", slow, version, version / 10)
+    slow.go.release(2)
+    assert [results.get(timeout=10) for _ in range(2)] == [("run-1", 1, 0.1, 0.0), ("run-1", 4, 0.4, 0.0)]
+
+
+def test_runs_do_not_overtake_each_other(measured):
+    evaluator, results = measured
+    slow = Slow()
+    slow.go.release(3)
+    for run in ("a", "b", "c"):
+        evaluator.submit(run, slow, 1, 0.5)
+    assert sorted(results.get(timeout=10)[0] for _ in range(3)) == ["a", "b", "c"]
+
+
+def test_a_measurement_that_fails_does_not_end_the_thread(measured, caplog):
+    evaluator, results = measured
+    slow = Slow()
+    slow.go.release(2)
+    evaluator.submit("run-1", slow, 1, None)
+    assert slow.begun.acquire(timeout=10)
+    evaluator.submit("run-1", slow, 2, 0.2)
+    assert results.get(timeout=10) == ("run-1", 2, 0.2, 0.0)
+    assert "evaluation-failed run=run-1 version=1" in caplog.text
+
+
+def test_the_network_measures_what_it_is_given_each_time():
+    rng = np.random.default_rng(0)
+    evaluation = Evaluation(SPEC, dataset(rng.normal(size=(20, 2)), rng.integers(0, 2, 20)))
+    first = initial_weights(SPEC, np.random.default_rng(1))
+    before = evaluation.measure(first)
+    assert evaluation.measure(IDENTITY) != before
+    assert evaluation.measure(first) == before

@@ -1,0 +1,268 @@
+"""One run's files and its survival: what lies on the disk, and how a run becomes itself again."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sqlalchemy import delete, update
+
+from coordinator.store import models
+from coordinator.training import live
+from coordinator.training.live import costs
+from coordinator.training.runs import read_spec
+from protocol.weights import digest
+
+from .house import FEDASMU, HALF, RECIPE, TOY, WHALE, Device
+
+RECIPES = {"fedbuff": RECIPE, "fedasmu": FEDASMU, "whale": WHALE}
+recipes = pytest.mark.parametrize("recipe", list(RECIPES.values()), ids=list(RECIPES))
+ONE = RECIPE.replace("goal = 2", "goal = 1")
+
+
+def files(house):
+    return {path.name for path in house.blobs.folder.glob("*/*")}
+
+
+def test_what_a_width_costs():
+    # 4·8 + 8 + 8·3 + 3 parameters; forward 2·(32 + 24), twice more for the gradients but for the input's: 280
+    found = costs(read_spec(TOY))
+    assert (found[1.0].parameters, found[1.0].flops) == (67, 3 * 2 * (32 + 24) - 2 * 32)
+    assert (found[0.5].parameters, found[0.5].flops) == (35, 3 * 2 * (16 + 12) - 2 * 16)
+    assert sorted(found) == [0.0625, 0.125, 0.25, 0.5, 1.0]
+
+
+# -- files -------------------------------------------------------------------------------------------------------
+
+
+def test_devices_of_one_version_and_width_share_their_files(house):
+    house.start_run(HALF)
+    a, b = house.enrol("a", "b")
+    first, second = a.check_in(), b.check_in()
+    assert (first.artifact, first.weights) == (second.artifact, second.weights)
+    assert files(house) == {first.artifact.sha256, first.weights.sha256}
+
+
+def test_weights_go_when_nobody_trains_from_them_any_more(house):
+    house.start_run(ONE)
+    a, b, c = house.enrol("a", "b", "c")
+    slow, quick = a.check_in(), b.check_in()
+    b.deliver(quick)
+    now = c.check_in()
+    assert now.weights != slow.weights
+    assert files(house) == {slow.artifact.sha256, slow.weights.sha256, now.weights.sha256}
+    a.deliver(slow)
+    house.until(lambda: files(house) == {slow.artifact.sha256, now.weights.sha256})
+
+
+def test_the_current_versions_weights_stay_for_the_next_device(house):
+    house.start_run()
+    a, b = house.enrol("a", "b")
+    work = a.check_in()
+    a.deliver(work)
+    assert house.blobs.path(work.weights.sha256).exists()
+    assert b.check_in().weights == work.weights
+
+
+def test_a_version_that_changes_nothing_is_a_version_with_files_of_its_own(house):
+    house.start_run(ONE)
+    a, b = house.enrol("a", "b")
+    slow = a.check_in()
+    b.deliver(b.check_in(), 0.0)
+    assert len({version.sha256 for version in house.rows(models.ModelVersion)}) == 1
+    assert b.check_in().version == 1
+    assert house.blobs.path(slow.weights.sha256).exists()
+    a.deliver(slow, 0.0)
+    assert house.blobs.get(b.check_in().weights.sha256)
+
+
+def test_runs_that_begin_alike_do_not_remove_each_others_weights(house):
+    one, two = house.start_run(ONE), house.start_run(ONE)
+    devices = house.enrol("a", "b", "c")
+    works = [device.check_in() for device in devices[:2]]
+    assert {work.run for work in works} == {one, two}
+    for _ in range(3):  # the first run moves on
+        devices[0].deliver(works[0])
+        works[0] = devices[0].check_in()
+    house.blobs.get(works[1].weights.sha256)
+    house.steward.operate(works[0].run, "stop", "ada")
+    house.blobs.get(works[1].weights.sha256)
+
+
+def test_what_was_used_before_a_start_is_kept_while_it_is_used_and_goes_after(house):
+    house.start_run(ONE)
+    a, b = house.enrol("a", "b")
+    slow = a.check_in()
+    b.work()
+    house.reopened()
+    now = b.check_in()
+    assert house.blobs.get(slow.weights.sha256)
+    a.deliver(slow)
+    house.until(lambda: files(house) >= {now.weights.sha256} and slow.weights.sha256 not in files(house))
+
+
+def test_held_work_whose_weights_are_gone_is_an_error_that_changes_nothing(house):
+    run = house.start_run()
+    a, b = house.enrol("a", "b")
+    work = a.check_in()
+    before = house.engines()[run].snapshot()
+    house.blobs.remove(work.weights.sha256)
+    assert a.check_in(held=work.id) is None
+    assert house.events("internal-error") == [f"ShoalError: There is no blob {work.weights.sha256}"]
+    assert house.engines()[run].snapshot() == before
+    assert a.deliver(work).state == "stored"
+    assert b.work().state == "stored"
+    assert [i.seq for i in house.rows(models.Input)] == [1, 2, 3, 4]
+
+
+# -- survival ----------------------------------------------------------------------------------------------------
+
+
+def eventful(house, recipe, inputs):
+    """A run with updates of three devices, refusals, an expired lease, an open assignment and a pause."""
+    run = house.start_run(recipe)
+    devices, rng = house.enrol("a", "b", "c"), np.random.default_rng(4)
+    lost = devices[2].check_in()
+    while len(house.rows(models.Input)) < inputs:
+        device = devices[rng.integers(0, 2)]
+        work = device.check_in()
+        device.deliver(work, rng, steps=6 if rng.uniform() < 0.2 else 5)
+    house.clock.now += 61
+    house.until(lambda: house.row(models.Assignment, id=lost.id).state == "expired")
+    house.steward.operate(run, "pause", "ada")
+    house.steward.operate(run, "resume", "ada")
+    devices[0].check_in()
+    return run
+
+
+def same(one, other):
+    assert digest(one.core.weights) == digest(other.core.weights)
+    assert one.core.version == other.core.version
+    assert one.core.open == other.core.open
+    assert one.snapshot() == other.snapshot()
+
+
+@recipes
+def test_a_crash_loses_nothing(house, tmp_path, recipe):
+    run = eventful(house, recipe, 30)
+    other = house.crashed(tmp_path / "image")
+    assert other.rows(models.Snapshot) == []
+    same(other.engines()[run], house.engines()[run])
+    text = f"{run} goes on at version {house.row(models.Run).version}, after replaying "
+    assert other.events("run-recovered")[0].startswith(text)
+    # and both go on alike
+    (work,) = (a for a in house.rows(models.Assignment) if a.state == "offered")
+    for one in (house, other):
+        one.steward.operate(run, "pause", "ada")
+        assert one.row(models.Assignment, id=work.id).state == "offered"
+    same(other.engines()[run], house.engines()[run])
+    other.close()
+
+
+@recipes
+def test_a_snapshot_and_the_inputs_after_it_make_what_all_inputs_make(house, tmp_path, monkeypatch, recipe):
+    monkeypatch.setattr(live, "SNAPSHOT_INPUTS", 7)
+    run = eventful(house, recipe, 20)
+    assert len(house.rows(models.Snapshot)) == 2
+    other = house.crashed(tmp_path / "image")
+    same(other.engines()[run], house.engines()[run])
+    replayed = int(other.events("run-recovered")[0].split()[-2])
+    assert 0 < replayed < 7
+    other.steward.write(lambda session: session.execute(delete(models.Snapshot)))
+    from_the_start = other.crashed(tmp_path / "second")
+    same(from_the_start.engines()[run], house.engines()[run])
+    from_the_start.close()
+    other.close()
+
+
+@pytest.mark.parametrize("damage", [b"", b"of another version"], ids=["gone", "unreadable"])
+def test_without_a_snapshot_that_can_be_read_the_inputs_are_enough(house, tmp_path, monkeypatch, damage):
+    monkeypatch.setattr(live, "SNAPSHOT_INPUTS", 7)
+    run = eventful(house, RECIPE, 20)
+    for row in house.rows(models.Snapshot):
+        path = house.blobs.path(row.sha256)
+        path.unlink()
+        if damage:
+            sha256 = house.blobs.put(damage + row.sha256.encode())
+            change = update(models.Snapshot).where(models.Snapshot.seq == row.seq).values(sha256=sha256)
+            house.steward.write(lambda session, change=change: session.execute(change))
+    other = house.crashed(tmp_path / "image")
+    same(other.engines()[run], house.engines()[run])
+    other.close()
+
+
+def test_a_clean_end_leaves_nothing_to_replay(house, caplog):
+    run = eventful(house, RECIPE, 10)
+    before = house.engines()[run].snapshot()
+    for _ in range(3):
+        house.reopened()
+        assert house.engines()[run].snapshot() == before
+    assert house.events("run-recovered")[-1].endswith("after replaying 0 inputs")
+    assert "turn-failed" not in caplog.text
+    assert len(house.rows(models.Snapshot)) == 1
+
+
+def test_snapshots_come_now_and_then_and_old_ones_go(house, monkeypatch):
+    monkeypatch.setattr(live, "SNAPSHOT_INPUTS", 4)
+    run = house.start_run()
+    (pi,) = house.enrol("pi")
+    for _ in range(10):
+        pi.work()
+    rows = house.rows(models.Snapshot)
+    assert [row.seq for row in rows] == [16, 20]
+    assert [row.version for row in rows] == [4, 5]
+    kept = {row.sha256 for row in rows}
+    assert kept <= files(house)
+    assert len(files(house)) == 2 + 2  # an artifact and the newest weights beside them
+    assert house.blobs.get(rows[-1].sha256) == house.engines()[run].snapshot()
+
+
+def test_runs_that_begin_alike_do_not_remove_each_others_snapshots(house, monkeypatch):
+    one, two = house.start_run(), house.start_run()
+    for run in (one, two):
+        house.steward.operate(run, "pause", "ada")
+    house.reopened()
+    assert len({row.sha256 for row in house.rows(models.Snapshot)}) == 1
+    monkeypatch.setattr(live, "SNAPSHOT_INPUTS", 1)
+    for action in ("resume", "pause", "resume"):
+        house.steward.operate(one, action, "ada")
+    house.reopened()
+    assert sorted(house.engines()) == [one, two]
+
+
+def test_a_snapshot_that_is_damaged_is_noticed_and_made_again(house, caplog):
+    run = house.start_run()
+    (pi,) = house.enrol("pi")
+    pi.work()
+    before = house.engines()[run].snapshot()
+    house.close()
+    (row,) = house.rows(models.Snapshot)
+    house.blobs.path(row.sha256).write_bytes(b"x")
+    house.open()
+    assert "is damaged on disk" in caplog.text
+    assert house.engines()[run].snapshot() == before
+    house.close()
+    (again,) = house.rows(models.Snapshot)
+    assert again.seq == row.seq
+    assert house.blobs.get(again.sha256) == before
+
+
+def test_runs_that_are_over_are_not_loaded(house):
+    run = house.start_run()
+    house.steward.operate(run, "stop", "ada")
+    other = house.start_run()
+    house.reopened()
+    assert list(house.engines()) == [other]
+
+
+def test_a_house_may_crash_again_and_again(house, tmp_path):
+    run = eventful(house, WHALE, 12)
+    work = house.sent["a"][-1]
+    images = [house]
+    for name in ("first", "second", "third"):
+        images.append(images[-1].crashed(tmp_path / name))
+        same(images[-1].engines()[run], house.engines()[run])
+    for one in images:
+        assert Device(one, "a").deliver(work).state == "stored"
+        same(one.engines()[run], house.engines()[run])
+    for one in images[1:]:
+        one.close()
