@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.live import Live
 
 from coordinator.app import Coordinator
+from coordinator.cli.run import text_of
 from coordinator.demo import data, fleet, report
 from coordinator.demo.fleet import TIERS, Agent
 from coordinator.errors import ShoalError
@@ -39,7 +40,7 @@ console = Console(stderr=True, width=None if sys.stderr.isatty() else 120)
 @click.option("--minutes", type=click.FloatRange(0.1), default=10, show_default=True, help="Give up after this long.")
 @click.option("--recipe", default="fedbuff-heterofl", show_default=True, help="A recipe's name, or a TOML file.")
 @click.option("--data", "data_file", type=click.Path(path_type=Path), help="Samples x, y in npz (default: digits).")
-@click.option("--model", default=None, help="A model of the zoo or a JSON spec (default: made to fit the data).")
+@click.option("--model", default=None, help="A model of the zoo, or a JSON file with a specification (default: made to fit the data).")
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True)
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port of the pages (default: any free one).")
 @click.option("--home", type=click.Path(path_type=Path), help="Keep everything here (default: a temporary folder).")
@@ -94,7 +95,7 @@ def _demo(
         for path, hand in zip(paths, hands, strict=True):
             hand.save(path)
         run = coordinator.steward.start_run(
-            model=model or _model(samples),
+            model=text_of(model) if model else _model(samples),
             recipe=cookbook,
             dataset=str(folder / "data" / "test.npz"),
             target=target,
