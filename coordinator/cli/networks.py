@@ -226,7 +226,7 @@ def _show_file(content: bytes, as_json: bool) -> None:
 @_batch
 @_signature
 @_cut
-@click.option("--runtime", type=click.Choice([name for name in TARGETS if name != NUMPY]), help="Default: the preferred.")
+@click.option("--runtime", type=click.Choice([name for name in TARGETS if name != NUMPY]), help="Default: the best.")
 @click.option("--limit", type=click.IntRange(0), default=20, show_default=True, help="Most expensive rows; 0: all.")
 @json_option
 def profile(
@@ -260,7 +260,10 @@ def profile(
         return
     table(
         ("operator", "count", "ms", "share", "reads", "writes"),
-        [[r.operator, r.count, 1e3 * r.total, f"{r.total / total:.1%}", _sizes(r.reads), _sizes(r.writes)] for r in shown],
+        [
+            [r.operator, r.count, 1e3 * r.total, f"{r.total / total:.1%}", _sizes(r.reads), _sizes(r.writes)]
+            for r in shown
+        ],
     )
     click.echo(f"\n{sum(row.count for row in rows)} operators, {1e3 * total:.2f} ms one by one on {name}")
 

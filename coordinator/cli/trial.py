@@ -61,7 +61,8 @@ def pace(spec: ModelSpec, subnetwork: Subnetwork, weights: Weights, batch: int, 
     x = rng.random((batch, *spec.input), np.float32)
     y = rng.integers(0, spec.classes, batch).astype(np.int32) if spec.labelled else rng.random((batch, spec.classes))
     options = {name: rng.random(shape, np.float32) for name, shape in step.options.items()}
-    ones, found = np.ones(batch, np.float32), []
+    ones = np.ones(batch, np.float32)
+    found: list[float] = []
     deadline = time.perf_counter() + seconds
     while time.perf_counter() < deadline or len(found) < 3:
         start = time.perf_counter()

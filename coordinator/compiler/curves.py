@@ -1,4 +1,4 @@
-"""Functions of one number, known by what they make of some: how activations are recognised, however they are spelled."""
+"""Functions of one number, known by what they make of some: how activations are recognised in any spelling."""
 
 from __future__ import annotations
 

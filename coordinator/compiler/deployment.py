@@ -86,7 +86,7 @@ class _LayerWriter:
 
     @_write.register
     def _(self, layer: kinds.Dense, inputs: Sequence[Tensor], tail: Tail) -> Tensor:
-        fields = {"fusedActivationFunction": RELU if tail.relu else NONE}
+        fields: dict[str, Any] = {"fusedActivationFunction": RELU if tail.relu else NONE}
         read = [inputs[0], self._turned(layer, (1, 0)), self._bias(layer, layer.units)]
         shape = (inputs[0].shape[0], layer.units)
         return self._graph.emit("FULLY_CONNECTED", read, shape, "FullyConnectedOptions", **fields)
@@ -103,7 +103,8 @@ class _LayerWriter:
     def _convolved(self, layer: kinds.Layer, over: kinds.Conv2D, x: Tensor, kernel: Tensor, tail: Tail) -> Tensor:
         fields = _window(over.stride, over.padding) | {
             "fusedActivationFunction": RELU if tail.relu else NONE,
-            **{"dilationHFactor": 1, "dilationWFactor": 1},
+            "dilationHFactor": 1,
+            "dilationWFactor": 1,
         }
         shape = (x.shape[0], *over.output(x.shape[1:]))
         read = [x, kernel, self._bias(layer, over.filters)]
@@ -117,7 +118,9 @@ class _LayerWriter:
         x = inputs[0]
         fields = _window(layer.stride, layer.padding) | {
             "fusedActivationFunction": RELU if tail.relu else NONE,
-            **{"depthMultiplier": 1, "dilationHFactor": 1, "dilationWFactor": 1},
+            "depthMultiplier": 1,
+            "dilationHFactor": 1,
+            "dilationWFactor": 1,
         }
         kernel = self._graph.constant(self._weights[f"{layer.name}.weight"][None])
         shape = (x.shape[0], *layer.output(x.shape[1:]))
@@ -191,5 +194,5 @@ class _LayerWriter:
         return self._graph.constant(self._weights.get(f"{layer.name}.bias", np.zeros(channels, np.float32)))
 
 
-def _window(stride: Pair, padding: str) -> dict[str, int]:
+def _window(stride: Pair, padding: str) -> dict[str, Any]:
     return {"padding": _PADDING[padding], "strideH": stride[0], "strideW": stride[1]}

@@ -82,7 +82,8 @@ def read_weights(content: bytes, spec: ModelSpec | None = None) -> tuple[ModelSp
         raise ExportError("the weights file does not say which model it is of: name its specification") from None
     except (ProtocolError, ModelSpecError) as error:
         raise ExportError(f"the weights file does not fit: {error}") from None
-    odd = next((name for name, value in found.items() if value.dtype != np.float32 or not np.isfinite(value).all()), None)
-    if odd is not None:
-        raise ExportError(f"the weights file: tensor {odd!r} must hold finite float32 numbers")
-    return spec, {name: own[name].copy() for name in layout(spec)}, {n: found[n].copy() for n in found.keys() - own.keys()}
+    for name, value in found.items():
+        if value.dtype != np.float32 or not np.isfinite(value).all():
+            raise ExportError(f"the weights file: tensor {name!r} must hold finite float32 numbers")
+    statistics = {name: value.copy() for name, value in found.items() if name not in own}
+    return spec, {name: own[name].copy() for name in layout(spec)}, statistics

@@ -1,4 +1,4 @@
-"""Models as ONNX files. They take what the ModelSpec takes: channels last; inside, channels come first as ONNX has it."""
+"""Models as ONNX files. They take channels last, as the ModelSpec does; inside, channels come first as ONNX has it."""
 
 from __future__ import annotations
 

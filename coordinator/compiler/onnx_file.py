@@ -37,7 +37,7 @@ def library() -> Any:
         import onnx.numpy_helper
         import onnx.reference
     except ImportError as error:
-        raise OnnxError(f"reading and writing ONNX needs the package onnx: pip install 'shoal[onnx]' ({error})") from None
+        raise OnnxError(f"ONNX files need the package onnx: pip install 'shoal[onnx]' ({error})") from None
     return onnx
 
 

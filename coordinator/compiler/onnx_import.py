@@ -25,7 +25,8 @@ from .spec import ModelSpec
 
 HANDLERS: dict[str, Handler] = {**LAYERS, **NUMBERS, **MOVEMENTS}
 """By operator, all that is supported besides Constant, Shape, and Softmax and LogSoftmax at the end."""
-_KNOWN = {*HANDLERS, *FOLDED, "Constant", "Shape", "Softmax", "LogSoftmax"}
+_ENDS = ("Softmax", "LogSoftmax")
+_KNOWN = {*HANDLERS, *FOLDED, *_ENDS, "Constant", "Shape"}
 _PICTURES = (
     *("Conv", "ConvTranspose", "MaxPool", "AveragePool", "GlobalAveragePool", "BatchNormalization"),
     *("InstanceNormalization", "GroupNormalization"),
@@ -42,9 +43,9 @@ def import_onnx(source: bytes | str | Path, name: str = "") -> tuple[ModelSpec, 
     """
     model = read(source)
     graph = model.graph
-    unknown = next((node for node in graph.node if node.op_type not in _KNOWN or node.domain not in ("", "ai.onnx")), None)
-    if unknown is not None:
-        raise OnnxError(f"{label(unknown)} is not supported; supported are {', '.join(sorted(_KNOWN - set(FOLDED) | set(HANDLERS)))}")
+    for node in graph.node:
+        if node.op_type not in _KNOWN or node.domain not in ("", "ai.onnx"):
+            raise OnnxError(f"{label(node)} is not supported; supported are {', '.join(sorted({*HANDLERS, *_ENDS}))}")
     reader = _Reader(model)
     for node in graph.node:
         reader.read(node)
@@ -86,7 +87,7 @@ class _Reader:
             return [_constant(node)]
         if operator == "Shape":
             return [self._shape(reads[0], attributes(node))]
-        if operator in ("Softmax", "LogSoftmax"):
+        if operator in _ENDS:
             if node.output[0] not in self._outputs:
                 self.trace.refuse("stands inside the network; expected at its end, where the loss takes its place")
             return [reads[0]]
@@ -108,7 +109,8 @@ class _Reader:
 
 def _constant(node: Any) -> Any:
     (value,) = attributes(node).values()
-    return value if isinstance(value, np.ndarray) else np.asarray(value, np.float32 if isinstance(value, float) else None)
+    dtype = np.float32 if isinstance(value, float) else None
+    return value if isinstance(value, np.ndarray) else np.asarray(value, dtype)
 
 
 def _sample(value: Any) -> tuple[int, Shape]:

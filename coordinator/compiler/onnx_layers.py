@@ -52,7 +52,8 @@ def _convolution(trace: Trace, attributes: Attributes, reads: list[Any]) -> list
         layer: kinds.Layer = kinds.DepthwiseConv2D(_two(reach.sizes), _two(strides), reach.padding, bias=bool(bias))
         return [trace.channels_first(layer, value, weight=own, **bias)]
     if group != 1:
-        trace.refuse(f"has {group} groups for {channels} channels and {weight.shape[0]} filters; expected 1, or as many")
+        filters = weight.shape[0]
+        trace.refuse(f"has {group} groups for {channels} channels and {filters} filters; expected 1, or as many")
     own = reach.widened(np.moveaxis(weight, (0, 1), (-1, -2)))
     filters = weight.shape[0]
     if sides == 2:
@@ -97,7 +98,7 @@ def _pool(kind: type[kinds.MaxPool] | type[kinds.AveragePool]) -> Handler:
         strides = tuple(attributes.get("strides", (1,) * len(kernel)))
         padded = pads(attributes, pixels, kernel)
         uneven = attributes.get("ceil_mode") and any(n % k for n, k in zip(pixels, kernel, strict=True))
-        apart = all(k == s or k == n for k, s, n in zip(kernel, strides, pixels, strict=True))
+        apart = all(k in (s, n) for k, s, n in zip(kernel, strides, pixels, strict=True))
         if not apart or uneven or any(pad != (0, 0) for pad in padded):
             trace.refuse(
                 f"pools windows {kernel} every {strides} with padding {padded} over {pixels}; "
@@ -161,7 +162,10 @@ def _matmul(trace: Trace, attributes: Attributes, reads: list[Any]) -> list[Read
         trace.refuse("expected rows, signals or images of channels that the matrix takes")
     value = trace.signal(reads[0])
     sides = value.positions.ndim - 1
-    layer = kinds.Conv1D(weight.shape[1], 1, bias=False) if sides == 1 else kinds.Conv2D(weight.shape[1], (1, 1), bias=False)
+    units = weight.shape[1]
+    layer: kinds.Layer = kinds.Conv2D(units, (1, 1), bias=False)
+    if sides == 1:
+        layer = kinds.Conv1D(units, 1, bias=False)
     number, shape = trace.add(layer, value, weight=weight.reshape((1,) * sides + weight.shape))
     return [Value(number, shape, np.arange(math.prod(shape)).reshape(shape))]
 
@@ -220,7 +224,7 @@ def _layer_norm(trace: Trace, attributes: Attributes, reads: list[Any]) -> list[
     channel = rows % value.channels
     if not last or rows.shape[1] != value.channels or (channel != channel[:1]).any():
         trace.refuse("normalises over other axes than the channels; expected the last axis, and channels there")
-    found = {"scale": np.ones(value.channels), "shift": np.zeros(value.channels)}
+    found: dict[str, Any] = {"scale": np.ones(value.channels), "shift": np.zeros(value.channels)}
     for name, given in zip(("scale", "shift"), reads[1:3], strict=False):
         found[name][channel[0]] = np.broadcast_to(_constant(trace, given, name), (value.channels,))
     return [trace.in_place(kinds.LayerNorm(epsilon=attributes.get("epsilon", 1e-5)), value, **found)]
@@ -228,14 +232,16 @@ def _layer_norm(trace: Trace, attributes: Attributes, reads: list[Any]) -> list[
 
 def _recurrent(kind: str) -> Handler:
     def handle(trace: Trace, attributes: Attributes, reads: list[Any]) -> list[Read]:
-        value, weight, recurrent, *rest = (*reads, *[None] * 8)
+        value, weight, recurrent, *rest = [*reads, *[None] * 8]
         _check_recurrent(trace, kind, attributes, rest)
         if value.batch != 1:
             trace.refuse("expected its steps on axis 0 and the batch on axis 1")
         value = trace.signal(value)
         gates, units = _GATES[kind], attributes["hidden_size"]
-        blocks = [_constant(trace, m, "weight")[0].reshape(len(gates), units, -1)[list(gates)] for m in (weight, recurrent)]
-        tensors = {name: b.reshape(len(gates) * units, -1).T for name, b in zip(("weight", "recurrent"), blocks, strict=True)}
+        tensors: dict[str, Any] = {}
+        for name, given in (("weight", weight), ("recurrent", recurrent)):
+            blocks = _constant(trace, given, name)[0].reshape(len(gates), units, -1)[list(gates)]
+            tensors[name] = blocks.reshape(len(gates) * units, -1).T
         given = np.zeros((1, 2 * len(gates) * units), np.float32) if rest[0] is None else rest[0]
         biases = given[0].reshape(2, len(gates), units)[:, list(gates)].reshape(2, -1)
         if kind == "LSTM":

@@ -132,7 +132,6 @@ NUMBERS: dict[str, Handler] = {
     "Tanh": _unary(np.tanh),
     "Erf": _unary(curves.erf),
     "Neg": _unary(np.negative),
-    "HardSigmoid": lambda t, a, r: [curved(r[0], lambda x: np.clip(a.get("alpha", 0.2) * x + a.get("beta", 0.5), 0, 1))],
     "LeakyRelu": _leaky,
     "PRelu": _leaky,
     "Clip": _clip,

@@ -16,13 +16,13 @@ import numpy as np
 from attrs import define, frozen
 from numpy.typing import NDArray
 
-from protocol.weights import Array, Weights
+from protocol.weights import Weights
 
 from . import kinds
 from .curves import PROBES, Curve, Line, recognised
 from .fields import ModelSpecError, Shape
 from .objectives import Objective, SigmoidCrossEntropy, SoftmaxCrossEntropy
-from .onnx_file import MAX_NUMBERS, OnnxError
+from .onnx_file import MAX_NUMBERS, Numbers, OnnxError
 from .rewrite import Node, folded, linked
 from .spec import ModelSpec
 
@@ -95,7 +95,7 @@ class Trace:
     def refuse(self, reason: str) -> NoReturn:
         raise OnnxError(f"{self.label}: {reason}")
 
-    def add(self, layer: kinds.Layer, *reads: Value, **tensors: Array) -> tuple[int, Shape]:
+    def add(self, layer: kinds.Layer, *reads: Value, **tensors: Numbers) -> tuple[int, Shape]:
         """One layer more; its number and the shape it makes."""
         try:
             shape = layer.output(*(value.shape for value in reads))
@@ -108,12 +108,12 @@ class Trace:
         self._shapes[number] = shape
         return number, shape
 
-    def channels_first(self, layer: kinds.Layer, *reads: Value, **tensors: Array) -> Value:
+    def channels_first(self, layer: kinds.Layer, *reads: Value, **tensors: Numbers) -> Value:
         """What a layer makes, as ONNX has it."""
         number, shape = self.add(layer, *reads, **tensors)
         return Value(number, shape, np.moveaxis(np.arange(math.prod(shape)).reshape(shape), -1, 0))
 
-    def in_place(self, layer: kinds.Layer, value: Value, **tensors: Array) -> Value:
+    def in_place(self, layer: kinds.Layer, value: Value, **tensors: Numbers) -> Value:
         """What a layer that moves no number makes of a settled value."""
         number, shape = self.add(layer, value, **tensors)
         return attrs.evolve(value, source=number, shape=shape, curve=None, prefix=None)
@@ -190,13 +190,13 @@ class Trace:
         number, shape = self.add(kinds.Flatten(), value)
         return attrs.evolve(value, source=number, shape=shape)
 
-    def affine(self, value: Value, factor: Array, offset: Array) -> Value:
+    def affine(self, value: Value, factor: Numbers, offset: Numbers) -> Value:
         """Every channel times a factor plus an offset; these broadcast to the value's positions."""
         value = self.settled(value)
         scale, shift = (self.per_channel(value, numbers) for numbers in (factor, offset))
         return self.in_place(kinds.BatchNorm(epsilon=_EPSILON), value, scale=scale, shift=shift)
 
-    def per_channel(self, value: Value, numbers: Array) -> Array:
+    def per_channel(self, value: Value, numbers: Numbers) -> Numbers:
         """Constants that broadcast to the value as one per channel of its layer."""
         try:
             spread = np.broadcast_to(numbers, value.positions.shape)
@@ -266,7 +266,7 @@ class Trace:
                 )
 
 
-def _neutral(name: str, like: Array) -> Mapping[str, Array]:
+def _neutral(name: str, like: Numbers) -> Mapping[str, Numbers]:
     """Statistics with which a batch norm is its scale and shift."""
     ones = np.full(like.shape, 1 - _EPSILON)
     return {f"statistic/{name}.mean": np.zeros(like.shape), f"statistic/{name}.variance": ones}

@@ -138,7 +138,8 @@ def affine(
     try:
         mean, variance = (statistics[f"statistic/{layer.name}.{name}"] for name in ("mean", "variance"))
     except KeyError as error:
-        raise ModelSpecError(f"batch norm {layer.name!r} needs the statistics of its data: {error} is missing") from None
+        reason = f"batch norm {layer.name!r} needs the statistics of its data: {error} is missing"
+        raise ModelSpecError(reason) from None
     factor = own["scale"].astype(np.float64) / np.sqrt(variance.astype(np.float64) + layer.epsilon)
     return factor, own["shift"] - mean * factor
 

@@ -66,8 +66,14 @@ class Debian:
         for package in ("protocol", "device_agent"):
             shutil.copytree(sources / package, inside / package, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copytree(work, inside / "work")
-        environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "PYTHONPATH": "/opt/shoal:/opt/wheels", "OMP_NUM_THREADS": "1"}
-        environment |= {"OPENBLAS_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1", "LANG": "C.UTF-8"}
+        environment = {
+            "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+            "PYTHONPATH": "/opt/shoal:/opt/wheels",
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "OMP_NUM_THREADS": "1",
+            "OPENBLAS_NUM_THREADS": "1",
+            "LANG": "C.UTF-8",
+        }
         command = ["chroot", str(folder), "/usr/bin/python3", *arguments]
         return subprocess.Popen(
             command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
