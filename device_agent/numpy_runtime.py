@@ -219,13 +219,16 @@ def _split(reads: list[Array], fields: Fields) -> list[Array]:
 
 def _windows(x: Array, size: tuple[int, int], fields: Fields) -> Array:
     """x[B, H, W, C] as [B, rows, columns, C, *size]."""
-    windows = np.lib.stride_tricks.sliding_window_view(x, size, axis=(1, 2))
+    view = np.lib.stride_tricks.sliding_window_view
+    windows = view(view(x, size[0], axis=1), size[1], axis=2)
     return windows[:, :: int(fields["strideH"]), :: int(fields["strideW"])]
 
 
 def _depthwise(reads: list[Array], fields: Fields) -> Array:
     x, weight, bias = reads
-    made = np.einsum("brcdhw,hwd->brcd", _windows(x, weight.shape[1:3], fields), weight[0], optimize=False)
+    made = np.einsum(
+        "brcdhw,hwd->brcd", _windows(x, (weight.shape[1], weight.shape[2]), fields), weight[0], optimize=False
+    )
     return np.asarray(made + bias, np.float32)
 
 

@@ -92,7 +92,8 @@ class Subnetwork:
         else:
             kept = axis.channels if axis.group is None else self.channels.get(axis.group, axis.channels)
             once = np.arange(kept) if isinstance(kept, int) else np.asarray(kept, np.intp)
-        return (np.arange(axis.repeat)[:, None] * axis.channels + once).reshape(-1)
+        everywhere: NDArray[np.intp] = np.arange(axis.repeat)[:, None] * axis.channels + once
+        return everywhere.reshape(-1)
 
 
 FULL = Subnetwork()
@@ -102,7 +103,7 @@ def groups(layout: Layout) -> dict[str, int]:
     """Channel count of every group of a layout."""
     found: dict[str, int] = {}
     for name, axes in layout.items():
-        for axis in (part for axis in axes for part in axis.runs_over()):
+        for axis in (part for whole in axes for part in whole.runs_over()):
             if axis.group is None:
                 continue
             full = found.setdefault(axis.group, axis.channels)

@@ -50,9 +50,7 @@ def silu(tape: Tape, x: Tensor) -> Tensor:
     graph = tape.graph
     gate = graph.sigmoid(x)
     y = graph.multiply(x, gate)
-    return elementwise(
-        tape, x, y, lambda: graph.add(gate, graph.multiply(y, graph.subtract(graph.scalar(1), gate)))
-    )
+    return elementwise(tape, x, y, lambda: graph.add(gate, graph.multiply(y, graph.subtract(graph.scalar(1), gate))))
 
 
 def gelu(tape: Tape, x: Tensor) -> Tensor:

@@ -50,7 +50,7 @@ class Tape:
         return output
 
     def gradients(self, seeds: Mapping[Tensor, Tensor], wanted: Sequence[Tensor]) -> list[Gradient]:
-        """Gradients of a scalar by each of ``wanted``, given its gradients by the outputs that are keys of ``seeds``."""
+        """Gradients of a scalar by each of ``wanted``, given its gradients by the outputs that are keys of seeds."""
         found: dict[int, Gradient] = {output.index: seed for output, seed in seeds.items()}
         for result, backward in reversed(self._steps):
             gradient = found.get(result.index)

@@ -14,9 +14,7 @@ from .primitives import Step
 _LARGE = 2048  # entries of an index table that is rather added up by the runtime than written into the file
 
 
-def blocked(
-    tape: Tape, x: Tensor, weight: Tensor, forward: Blocks, backward: Blocks, patch_bytes: int
-) -> Tensor:
+def blocked(tape: Tape, x: Tensor, weight: Tensor, forward: Blocks, backward: Blocks, patch_bytes: int) -> Tensor:
     """x[B, H, W, C] with weight[kh, kw, C, filters]; ``backward`` makes the gradient by x of what ``forward`` makes."""
     graph = tape.graph
     high, wide, channels, filters = weight.shape

@@ -1,9 +1,9 @@
 """Which positions of an image a block of neighbouring outputs reads, and which kernel tap meets which.
 
-One matrix product makes all outputs of a block: a row holds every position that any of them reads, and the matrix holds the
-kernel once per output, shifted, with zeros elsewhere. Products with few columns are slow, and outputs that share what
-they read need it only once; against that stand the products with zeros. The gradient of a strided convolution is made in
-blocks of its stride, for otherwise most of what it reads is holes.
+One matrix product makes all outputs of a block: a row holds every position that any of them reads, and the matrix
+holds the kernel once per output, shifted, with zeros elsewhere. Products with few columns are slow, and outputs that
+share what they read need it only once; against that stand the products with zeros. The gradient of a strided
+convolution is made in blocks of its stride, for otherwise most of what it reads is holes.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from numpy.typing import NDArray
 from .fields import Pair
 
 Index = NDArray[np.int32]
-_MOST = 8  # outputs of a block along one side
+_WIDTHS = (1, 2, 4, 8)  # outputs of a block along one side
 
 
 @frozen
 class Line:
     """One side of an image: ``blocks`` of ``width`` outputs each, of which ``outputs`` are wanted.
 
-    Block j reads positions j·step + offset + u of ``source``; output i of the block meets them with ``taps``[u][i] of the
-    kernel, -1 for none.
+    Block j reads positions j·step + offset + u of ``source``; output i of the block meets them with ``taps``[u][i] of
+    the kernel, -1 for none.
     """
 
     source: int
@@ -133,20 +133,19 @@ class Blocks:
 def convolution(
     pixels: Pair, made: Pair, kernel: Pair, stride: Pair, before: Pair, channels: int, columns: int
 ) -> Blocks:
-    """Blocks for a convolution that makes ``channels`` of every output, on a runtime that likes ``columns`` in a product."""
+    """Blocks for a convolution to ``channels`` on a runtime that is fast at products of ``columns`` or more."""
     rows = sliding(pixels[0], made[0], kernel[0], stride[0], before[0], 1)
-    widths = [w for w in (1, 2, 4, 8) if made[1] % w == 0]
+    widths = [w for w in _WIDTHS if made[1] % w == 0]
     lines = [sliding(pixels[1], made[1], kernel[1], stride[1], before[1], width) for width in widths]
     return Blocks(rows, min(lines, key=lambda line: _effort(rows, line, channels, columns)), kernel)
 
 
-def gradient(
-    made: Pair, pixels: Pair, kernel: Pair, stride: Pair, before: Pair, channels: int, columns: int
-) -> Blocks:
+def gradient(made: Pair, pixels: Pair, kernel: Pair, stride: Pair, before: Pair, channels: int, columns: int) -> Blocks:
     """Blocks for the gradient by the ``pixels`` of the convolution that made ``made``."""
     rows = reversed_(made[0], pixels[0], kernel[0], stride[0], before[0], stride[0])
-    widths = [stride[1] * w for w in (1, 2, 4, 8) if w == 1 or stride[1] * w <= _MOST and pixels[1] % (stride[1] * w) == 0]
-    lines = [reversed_(made[1], pixels[1], kernel[1], stride[1], before[1], width) for width in widths]
+    widths = [stride[1] * w for w in _WIDTHS]
+    fitting = [w for w in widths if w == stride[1] or (w <= max(_WIDTHS) and pixels[1] % w == 0)]
+    lines = [reversed_(made[1], pixels[1], kernel[1], stride[1], before[1], width) for width in fitting]
     return Blocks(rows, min(lines, key=lambda line: _effort(rows, line, channels, columns)), kernel)
 
 

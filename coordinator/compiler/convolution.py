@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 
 from .autodiff import Tape
 from .blocked import blocked
-from .blocks import convolution, gradient
+from .blocks import convolution as sliding_blocks
+from .blocks import gradient as gradient_blocks
 from .fields import Pair
 from .graph import Graph, Tensor
 from .kinds import Conv2D, TransposedConv2D
@@ -42,14 +43,15 @@ def convolve(tape: Tape, x: Tensor, weight: Tensor, layer: Conv2D, window: Pair,
     narrow = layer.stride == (1, 1) and matrix.shape[0] <= _NARROW and not tape.tracks(x)
     if window == (1, 1) and not narrow:
         shape = (layer.kernel, layer.stride, patches.before)
-        forward = convolution(pixels, patches.pooled, *shape, weight.shape[3], target.columns)
-        backward = gradient(patches.pooled, pixels, *shape, x.shape[3], target.columns)
+        forward = sliding_blocks(pixels, patches.pooled, *shape, weight.shape[3], target.columns)
+        backward = gradient_blocks(patches.pooled, pixels, *shape, x.shape[3], target.columns)
         return blocked(tape, x, weight, forward, backward, target.patch_bytes)
-    parts, backward = _narrow(graph, x, matrix, patches) if narrow else _patched(tape, x, matrix, patches, target)
+    halves = _narrow(graph, x, matrix, patches) if narrow else _patched(tape, x, matrix, patches, target)
+    parts, back = halves
     y, share = first_maximum(graph, parts)
 
     def unfold(gradient: Tensor) -> Step:
-        by_weight, by_x = backward(share(rows(graph, gradient)))
+        by_weight, by_x = back(share(rows(graph, gradient)))
         yield weight, graph.reshape(by_weight, weight.shape)
         if by_x is not None:
             yield x, graph.reshape(by_x, x.shape)
@@ -62,8 +64,8 @@ def spread(tape: Tape, x: Tensor, weight: Tensor, layer: TransposedConv2D, targe
     made, pixels = layer.output(x.shape[1:])[:2], (x.shape[1], x.shape[2])
     before = layer.inverse.padding_before((*made, 1))
     shape = (layer.kernel, layer.stride, before)
-    forward = gradient(pixels, (made[0], made[1]), *shape, weight.shape[3], target.columns)
-    backward = convolution((made[0], made[1]), pixels, *shape, weight.shape[2], target.columns)
+    forward = gradient_blocks(pixels, (made[0], made[1]), *shape, weight.shape[3], target.columns)
+    backward = sliding_blocks((made[0], made[1]), pixels, *shape, weight.shape[2], target.columns)
     return blocked(tape, x, weight, forward, backward, target.patch_bytes)
 
 

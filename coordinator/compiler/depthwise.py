@@ -1,7 +1,7 @@
 """Depthwise convolution: every channel with its own kernel.
 
-Forward and the gradient by the input run as DEPTHWISE_CONV_2D or as shifted multiply-adds, whichever the target is faster
-at. The gradient by the weight has no operator of its own: every tap is a product of two images, summed.
+Forward and the gradient by the input run as DEPTHWISE_CONV_2D or as shifted multiply-adds, whichever the target is
+faster at. The gradient by the weight has no operator of its own: every tap is a product of two images, summed.
 """
 
 from __future__ import annotations
@@ -93,9 +93,9 @@ def _by_input(
         pixels = graph.reshape(gradient, (x.shape[0], patches.positions, x.shape[3]))
         reads = _gathered(graph, graph.pad(pixels, ((0, 0), (1, 0), (0, 0))), index + 1)
         return graph.reshape(_weighed(graph, reads, kernel), x.shape)
-    rest = [n + k - 1 - b for n, k, b in zip(x.shape[1:3], (high, wide), (high - 1 - above, wide - 1 - left), strict=True)]
-    widths = ((0, 0), (high - 1 - above, rest[0] - gradient.shape[1]), (wide - 1 - left, rest[1] - gradient.shape[2]))
-    padded = graph.pad(gradient, (*widths, (0, 0)))
+    first = high - 1 - above, wide - 1 - left
+    rest = [x.shape[i + 1] + (high, wide)[i] - 1 - first[i] - gradient.shape[i + 1] for i in (0, 1)]
+    padded = graph.pad(gradient, ((0, 0), (first[0], rest[0]), (first[1], rest[1]), (0, 0)))
     turned = graph.gather(kernel, np.arange(patches.taps, dtype=np.int32)[::-1].copy(), 0)
     if lowering == "operator":
         return graph.depthwise(padded, graph.reshape(turned, (high, wide, x.shape[3])))

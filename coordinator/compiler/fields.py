@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeVar, get_args
 
 import attrs
-from attrs import field
 
 from protocol.subnetwork import CLASSES
 
@@ -97,12 +96,6 @@ def padding(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
 def text(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
     if not isinstance(value, str) or not 1 <= len(value) <= 64:
         raise ModelSpecError(f"{attribute.name} must be a text of 1 to 64 characters, not {value!r}")
-
-
-def optional(default: T, validator: Validator, keyword: bool = False) -> T:
-    """A field that canonical JSON leaves out where it holds ``default``."""
-    made: T = field(default=default, validator=validator, kw_only=keyword, metadata=SPARSE)
-    return made
 
 
 # -- JSON: "kind" or {"kind": {field: value}}

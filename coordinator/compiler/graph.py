@@ -123,8 +123,11 @@ class Graph(Writer):
         return self.transpose(self.matmul(self.transpose(b, (1, 0)), a), (1, 0))
 
     def matmul_nt(self, a: Tensor, b: Tensor) -> Tensor:
-        """a·bᵀ for a[m, k] and b[n, k], b being the small one: a weight."""
-        return self.matmul(a, self.transpose(b, (1, 0)))
+        """a·bᵀ for a[m, k] and b[n, k], transposing whatever moves fewer numbers."""
+        (m, k), n = a.shape, b.shape[0]
+        if n * k <= m * k + m * n:
+            return self.matmul(a, self.transpose(b, (1, 0)))
+        return self.transpose(self.matmul(b, self.transpose(a, (1, 0))), (1, 0))
 
     def sum(self, x: Tensor, axis: int | tuple[int, ...], keep: bool = False) -> Tensor:
         axes = axis if isinstance(axis, tuple) else (axis,)
@@ -145,7 +148,13 @@ class Graph(Writer):
         """Means over windows of x[B, H, W, C] that do not overlap and fill it."""
         shape = (x.shape[0], x.shape[1] // window[0], x.shape[2] // window[1], x.shape[3])
         high, wide = window
-        fields = {"padding": 1, "filterHeight": high, "filterWidth": wide, "strideH": high, "strideW": wide}
+        fields: dict[str, Any] = {
+            "padding": 1,
+            "filterHeight": high,
+            "filterWidth": wide,
+            "strideH": high,
+            "strideW": wide,
+        }
         return self.emit("AVERAGE_POOL_2D", [x], shape, "Pool2DOptions", **fields)
 
     # Classes.
@@ -204,7 +213,10 @@ class Graph(Writer):
 
     def spread(self, x: Tensor, shape: Shape) -> Tensor:
         """x repeated along its axes of length 1 until it has ``shape``."""
-        return x if x.shape == shape else self.add(x, self.constant(np.zeros(shape_of_ones(x.shape, shape), np.float32)))
+        if x.shape == shape:
+            return x
+        zeros = tuple(n if m != n else 1 for m, n in zip(x.shape, shape, strict=True))
+        return self.add(x, self.constant(np.zeros(zeros, np.float32)))
 
     def slice(self, x: Tensor, begin: Shape, size: Shape) -> Tensor:
         return self.emit("SLICE", [x, self.numbers(begin), self.numbers(size)], size, "SliceOptions")
@@ -253,11 +265,6 @@ class Graph(Writer):
     def _binary(self, operator: str, options: str, a: Tensor, b: Tensor, activation: Activation) -> Tensor:
         shape = np.broadcast_shapes(a.shape, b.shape)
         return self.emit(operator, [a, b], shape, options, a.dtype, fusedActivationFunction=activation)
-
-
-def shape_of_ones(shape: Shape, wanted: Shape) -> Shape:
-    """The smallest shape that broadcasts ``shape`` to ``wanted``."""
-    return tuple(n if m != n else 1 for m, n in zip(shape, wanted, strict=True))
 
 
 __all__ = ["NONE", "RELU", "Activation", "DType", "Graph", "Shape", "Tensor"]

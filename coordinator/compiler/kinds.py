@@ -34,3 +34,9 @@ KINDS: dict[str, type[Layer]] = {
     )
 }
 """Every kind of layer by the name it has in JSON."""
+
+__all__ = [
+    "KINDS", "Add", "AveragePool", "BatchNorm", "Concat", "Conv1D", "Conv2D", "Dense", "DepthwiseConv2D", "Dropout",
+    "Embedding", "Flatten", "Gelu", "GlobalAveragePool", "GroupNorm", "Gru", "Layer", "LayerNorm", "LeakyRelu", "Lstm",
+    "MaxPool", "Relu", "Relu6", "Reshape", "Sigmoid", "Silu", "Tanh", "TransposedConv2D",
+]  # fmt: skip

@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 from attrs import field, frozen
 
 from . import fields
-from .fields import ModelSpecError, Shape, optional
+from .fields import SPARSE, ModelSpecError, Shape
 
 
 @frozen
@@ -47,7 +47,7 @@ class Layer:
     """Of the names given to layers with tensors that have none; the layer's channel group goes by its name."""
     makes_channels: ClassVar[bool] = False
     """True if its output axis runs over a channel group of its own."""
-    name: str = optional("", fields.name, keyword=True)
+    name: str = field(default="", validator=fields.name, kw_only=True, metadata=SPARSE)
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -75,7 +75,7 @@ class Layer:
 class Single(Layer):
     """A layer that reads one other."""
 
-    input: str = optional("", fields.source, keyword=True)
+    input: str = field(default="", validator=fields.source, kw_only=True, metadata=SPARSE)
 
 
 @frozen
@@ -83,7 +83,7 @@ class Weighted(Single):
     """A layer that makes channels of its own by weights and, unless ``bias`` is false, adds a bias."""
 
     makes_channels: ClassVar[bool] = True
-    bias: bool = optional(True, fields.truth, keyword=True)
+    bias: bool = field(default=True, validator=fields.truth, kw_only=True, metadata=SPARSE)
     name: str = field(default="", validator=fields.name, kw_only=True)
 
     def with_bias(self, **tensors: tuple[int | Over, ...]) -> Tensors:

@@ -10,7 +10,7 @@ from typing import ClassVar
 from attrs import field, frozen
 
 from . import fields
-from .fields import optional
+from .fields import SPARSE
 
 
 @frozen
@@ -27,7 +27,7 @@ class SoftmaxCrossEntropy(Objective):
 
     kind: ClassVar[str] = "softmax_cross_entropy"
     labels: ClassVar[bool] = True
-    label_smoothing: float = optional(0.0, fields.number(0, 1))
+    label_smoothing: float = field(default=0.0, validator=fields.number(0, 1), metadata=SPARSE)
 
 
 @frozen

@@ -11,7 +11,7 @@ from .graph import Graph, Tensor
 from .loss import TINY
 from .primitives import rows
 
-_ELEMENT = 8  # multiply-adds of a product that take as long as squaring and adding one number that is in memory
+_ELEMENT = 12  # multiply-adds of a product that take as long as squaring and adding one number that is in memory
 
 
 @frozen
@@ -120,8 +120,8 @@ def _gram_is_cheaper(product: Product) -> bool:
 
 def _gram_norm(graph: Graph, product: Product) -> Tensor:
     """‖AᵀB‖² = Σ (AAᵀ)·(BBᵀ) element by element: far fewer numbers than AᵀB has, when a batch is small."""
-    grams = [graph.matmul(x, graph.transpose(x, (1, 0))) for x in (product.left, product.right)]
-    return graph.relu(_sum_of(graph, graph.multiply(*grams)))
+    left, right = (graph.matmul(x, graph.transpose(x, (1, 0))) for x in (product.left, product.right))
+    return graph.relu(_sum_of(graph, graph.multiply(left, right)))
 
 
 def _sum_of(graph: Graph, x: Tensor) -> Tensor:

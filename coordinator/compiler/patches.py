@@ -68,4 +68,3 @@ class Patches:
         phase = row % high * wide + column % wide
         number = phase * self.positions + row // high * columns + column // wide
         return np.where(read, number, -1).astype(np.int32).reshape(-1, self.taps)
-

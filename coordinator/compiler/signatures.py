@@ -29,7 +29,7 @@ class CompileError(ValueError):
 
 @frozen
 class Request:
-    """What is to be compiled; ``shapes`` of the tensors kept, ``cut`` the number of the layer a model is split behind."""
+    """What is to be compiled: ``shapes`` of the tensors kept, ``cut`` the layer a model is split behind."""
 
     spec: ModelSpec
     subnetwork: Subnetwork
@@ -64,10 +64,8 @@ class _Part:
     def samples(self) -> Samples:
         """Inputs ``y`` and ``sample_weight``."""
         spec, batch = self.request.spec, self.request.batch
-        if spec.labelled:
-            y = self.graph.input("y", (batch,), "int32")
-        else:
-            y = self.graph.input("y", (batch, spec.classes))
+        labels = spec.labelled
+        y = self.graph.input("y", (batch,) if labels else (batch, spec.classes), "int32" if labels else "float32")
         return samples(self.graph, y, self.graph.input("sample_weight", (batch,)))
 
     def normalised(self) -> bool:
@@ -85,9 +83,7 @@ class _Part:
     def write(self, weights: Mapping[str, Tensor], present: Present | None = None) -> tuple[Network, dict[int, Tensor]]:
         """The layers' forward pass: what every layer that is read outside makes, by its number."""
         request = self.request
-        net = Network(
-            self.tape, request.spec, request.subnetwork, weights, self._mode, request.target, write_layer
-        )
+        net = Network(self.tape, request.spec, request.subnetwork, weights, self._mode, request.target, write_layer)
         net.present = present
         values = {self.first - 1: self.x}
         net.write(values, self.first, self.last)

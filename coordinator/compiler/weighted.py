@@ -8,7 +8,7 @@ from typing import ClassVar
 from attrs import field, frozen
 
 from . import fields
-from .fields import ModelSpecError, Padding, Pair, Shape, optional
+from .fields import SPARSE, ModelSpecError, Padding, Pair, Shape
 from .layer import IN, OUT, Over, Single, Tensors, Weighted, image, signal
 
 MAX_STEPS = 512  # that a recurrent layer is unrolled over
@@ -100,14 +100,14 @@ class Conv1D(Weighted):
 
 @frozen
 class DepthwiseConv2D(Single):
-    """Every channel of an image with its own kernel; weight [kernel height, kernel width, channels], bias [channels]."""
+    """Every channel with its own kernel; weight [kernel height, kernel width, channels], bias [channels]."""
 
     kind: ClassVar[str] = "depthwise_conv2d"
     prefix: ClassVar[str] = "depthwise"
     kernel: Pair = field(validator=fields.pair)
     stride: Pair = field(default=(1, 1), validator=fields.pair)
     padding: Padding = field(default="same", validator=fields.padding)
-    bias: bool = optional(True, fields.truth, keyword=True)
+    bias: bool = field(default=True, validator=fields.truth, kw_only=True, metadata=SPARSE)
 
     @property
     def dense(self) -> Conv2D:

@@ -90,16 +90,16 @@ def _(layer: kinds.LeakyRelu, net: Network, inputs: Sequence[Tensor], tail: Tail
     return activations.leaky_relu(net.tape, inputs[0], layer.slope)
 
 
-@write_layer.register(kinds.Flatten)
-@write_layer.register(kinds.Reshape)
-def _(layer: kinds.Layer, net: Network, inputs: Sequence[Tensor], tail: Tail) -> Tensor:
-    x = inputs[0]
-    if isinstance(layer, kinds.Flatten):
-        return primitives.reshape(net.tape, x, (x.shape[0], math.prod(x.shape[1:])))
-    assert isinstance(layer, kinds.Reshape)
-    ahead = math.prod(layer.shape[:-1])
-    shape = layer.shape if ahead * layer.shape[-1] * x.shape[0] == x.size else ()
-    return primitives.reshape(net.tape, x, (x.shape[0], *(shape or (*layer.shape[:-1], x.size // x.shape[0] // ahead))))
+@write_layer.register
+def _(layer: kinds.Flatten, net: Network, inputs: Sequence[Tensor], tail: Tail) -> Tensor:
+    return primitives.reshape(net.tape, inputs[0], (inputs[0].shape[0], math.prod(inputs[0].shape[1:])))
+
+
+@write_layer.register
+def _(layer: kinds.Reshape, net: Network, inputs: Sequence[Tensor], tail: Tail) -> Tensor:
+    """Channels that were cut are missing along the last axis."""
+    ahead = (inputs[0].shape[0], *layer.shape[:-1])
+    return primitives.reshape(net.tape, inputs[0], (*ahead, inputs[0].size // math.prod(ahead)))
 
 
 @write_layer.register

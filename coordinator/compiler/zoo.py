@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 from .spec import (
-    Add, BatchNorm, Conv1D, Conv2D, Dense, DepthwiseConv2D, Flatten, GlobalAveragePool, Layer, Lstm, MaxPool, ModelSpec,
+    Add,
+    BatchNorm,
+    Conv1D,
+    Conv2D,
+    Dense,
+    DepthwiseConv2D,
+    Flatten,
+    GlobalAveragePool,
+    Layer,
+    Lstm,
+    MaxPool,
+    ModelSpec,
     Relu,
 )  # fmt: skip
 
 
 def _block(filters: int, stride: int, before: str, name: str) -> tuple[Layer, ...]:
-    """A residual block of two convolutions that reads ``before``; a 1×1 convolution fits the shortcut where it strides."""
+    """Two convolutions beside a shortcut, both reading ``before``; a 1×1 one fits the shortcut where they stride."""
     steps = (stride, stride)
     main = (
         *(Conv2D(filters, (3, 3), steps, bias=False, input=before), BatchNorm(), Relu()),

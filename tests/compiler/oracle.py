@@ -48,9 +48,9 @@ class Oracle:
         weights: dict[str, np.ndarray],
         precision: str = "float64",
         subnetwork: Subnetwork = FULL,
-        training: Training = Training(),
+        training: Training | None = None,
     ) -> None:
-        self.spec, self.subnetwork, self.training = spec, subnetwork, training
+        self.spec, self.subnetwork, self.training = spec, subnetwork, training or Training()
         self.dtype = getattr(torch, precision)
         self.tensors = {name: self.tensor(value).requires_grad_() for name, value in weights.items()}
         self.anchors = {name: tensor.detach().clone() for name, tensor in self.tensors.items()}
@@ -95,9 +95,9 @@ class Oracle:
                         outputs, torch.tensor(y).long(), reduction="none", label_smoothing=smoothing
                     )
                 case objectives.SigmoidCrossEntropy():
-                    each = functional.binary_cross_entropy_with_logits(
-                        outputs, self.tensor(y), reduction="none"
-                    ).mean(1)
+                    each = functional.binary_cross_entropy_with_logits(outputs, self.tensor(y), reduction="none").mean(
+                        1
+                    )
                 case objectives.MeanSquaredError():
                     each = functional.mse_loss(outputs, self.tensor(y), reduction="none").mean(1)
                 case objectives.Huber(delta):

@@ -7,7 +7,19 @@ import pytest
 
 from coordinator.compiler.shapes import initial_weights, layout
 from coordinator.compiler.spec import (
-    Add, BatchNorm, Concat, Conv2D, Dense, DepthwiseConv2D, Flatten, Gru, Lstm, MaxPool, ModelSpec, Relu, Reshape,
+    Add,
+    BatchNorm,
+    Concat,
+    Conv2D,
+    Dense,
+    DepthwiseConv2D,
+    Flatten,
+    Gru,
+    Lstm,
+    MaxPool,
+    ModelSpec,
+    Relu,
+    Reshape,
 )  # fmt: skip
 from coordinator.compiler.zoo import ZOO
 from protocol.subnetwork import Axis, Region, groups, nested

@@ -7,7 +7,16 @@ import pytest
 
 from coordinator.compiler.compile import CompileError, compile_model
 from coordinator.compiler.kinds import (
-    Add, BatchNorm, Conv2D, Dense, Dropout, Flatten, GlobalAveragePool, GroupNorm, MaxPool, Relu,
+    Add,
+    BatchNorm,
+    Conv2D,
+    Dense,
+    Dropout,
+    Flatten,
+    GlobalAveragePool,
+    GroupNorm,
+    MaxPool,
+    Relu,
 )  # fmt: skip
 from coordinator.compiler.objectives import BatchMeanHinge, Huber, SigmoidCrossEntropy
 from coordinator.compiler.optimiser import Training
@@ -28,9 +37,7 @@ SPEC = ModelSpec(
         *(Flatten(), Dense(7), Relu(name="end"), Dense(3)),
     ),
 )
-NORMED = ModelSpec(
-    "n", (4, 4, 2), 3, (Conv2D(4, (3, 3)), BatchNorm(), Relu(name="cut"), GlobalAveragePool(), Dense(3))
-)
+NORMED = ModelSpec("n", (4, 4, 2), 3, (Conv2D(4, (3, 3)), BatchNorm(), Relu(name="cut"), GlobalAveragePool(), Dense(3)))
 RATE = 0.1
 
 pytestmark = pytest.mark.parametrize("backend", BACKENDS)
@@ -177,9 +184,7 @@ def test_dropout_acts_while_training_only(backend):
     x, y, weight = samples(spec, 8)
     infer = Inference(compile_model(spec, batch=8, signature="infer").for_backend(backend), backend)
     infer.load(weights)
-    np.testing.assert_allclose(
-        infer(x)[0], x @ weights["dense1.weight"] + weights["dense1.bias"], rtol=1e-4, atol=1e-5
-    )
+    np.testing.assert_allclose(infer(x)[0], x @ weights["dense1.weight"] + weights["dense1.bias"], rtol=1e-4, atol=1e-5)
     step = TrainStep(compile_model(spec, batch=8).for_backend(backend), backend)
     step.load(weights)
     assert step.options == {"dropout/dropout1": (8, 4)}
@@ -192,7 +197,10 @@ def test_dropout_acts_while_training_only(backend):
     [
         ({"signature": "front"}, "signature front needs the name of the layer to cut behind"),
         ({"cut": "cut"}, "signature train is not cut; front, front_backward, back_train are"),
-        ({"signature": "front", "cut": "dense2"}, "cannot be cut behind 'dense2': both halves need layers with weights"),
+        (
+            {"signature": "front", "cut": "dense2"},
+            "cannot be cut behind 'dense2': both halves need layers with weights",
+        ),
     ],
 )
 def test_cuts_that_cannot_be_made(backend, change, sentence):

@@ -111,7 +111,10 @@ WRONG = {
     "unknown kind": (described("swish", LOGITS), "layer 0: unknown kind 'swish', expected one of dense"),
     "two kinds in one": (described({"relu": {}, "flatten": {}}), r'layer 0: expected "kind" or'),
     "number as layer": (described(3), r'layer 0: expected "kind" or'),
-    "unknown layer key": (described({"dense": {"units": 1, "biases": True}}), r"layer 0 \(dense\): unknown key 'biases'"),
+    "unknown layer key": (
+        described({"dense": {"units": 1, "biases": True}}),
+        r"layer 0 \(dense\): unknown key 'biases'",
+    ),
     "missing layer key": (described("dense"), r"layer 0 \(dense\): units is missing"),
     "zero units": (
         described({"dense": {"units": 0, "name": "a"}}),
@@ -153,9 +156,7 @@ WRONG = {
         r"layer 0 \(a\): reads 'a', but that one does not stand before it",
     ),
     "a circle": (
-        described(
-            {"add": {"inputs": ["input", "b"], "name": "a"}}, {"dense": {"units": 64, "name": "b"}}, LOGITS
-        ),
+        described({"add": {"inputs": ["input", "b"], "name": "a"}}, {"dense": {"units": 64, "name": "b"}}, LOGITS),
         r"layer 0 \(a\): reads 'b', but that one does not stand before it",
     ),
     "read by none": (
@@ -168,9 +169,7 @@ WRONG = {
         r"layer 1 \(add\): expected equal shapes, but 'a' has \(9,\), 'input' \(64,\)",
     ),
     "concat of different sizes": (
-        described(
-            {"max_pool": {"size": [2, 2], "name": "a"}}, {"concat": {"inputs": ["a", "input"]}}, shape=(8, 8, 1)
-        ),
+        described({"max_pool": {"size": [2, 2], "name": "a"}}, {"concat": {"inputs": ["a", "input"]}}, shape=(8, 8, 1)),
         r"layer 1 \(concat\): expected shapes that differ in channels only, but 'a' has \(4, 4, 1\)",
     ),
     "reshape": (described({"reshape": {"shape": [8, 9]}}, "flatten", LOGITS), r"\(reshape\): expected 72 numbers"),

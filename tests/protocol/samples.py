@@ -169,7 +169,7 @@ def example_fields() -> list[tuple[type[Message], str]]:
 
 @st.composite
 def layouts(draw: st.DrawFn) -> Layout:
-    """Layouts of up to five tensors over three hidden groups and the classes; axes may hold several positions and parts."""
+    """Layouts of up to five tensors over three hidden groups and the classes; axes may have positions and parts."""
     channels = {group: draw(st.integers(1, 9)) for group in ("g0", "g1", "g2", CLASSES)}
 
     def axis(group: str | None) -> Axis:

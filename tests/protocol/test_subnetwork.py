@@ -326,7 +326,10 @@ def test_a_layout_as_json():
         ({"w": [[4, "c"]]}, "tensor 'w' has an axis"),
         ({"w": [[4, None, 1, []]]}, "tensor 'w' has an axis"),
         ({"w": [[4, None, 1, [[4]]]]}, "tensor 'w' has an axis"),
-        ({"w": [[1, None, 1, [[1, None, 1, [[1, None, 1, [[1, None, 1, [[1, None, 1, [[1, None, 1]]]]]]]]]]]]}, "an axis"),
+        (
+            {"w": [[1, None, 1, [[1, None, 1, [[1, None, 1, [[1, None, 1, [[1, None, 1, [[1, None, 1]]]]]]]]]]]]},
+            "an axis",
+        ),
         ({"w": [[4, "c", 1, 1]]}, "tensor 'w' has an axis"),
         ({"w": [["4", "c", 1]]}, "tensor 'w' has an axis"),
         ({"w": [[4.0, "c", 1]]}, "tensor 'w' has an axis"),
