@@ -8,6 +8,7 @@ positions and make no layer.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from typing import NoReturn
 
@@ -23,15 +24,10 @@ from .curves import PROBES, Curve, Line, recognised
 from .fields import ModelSpecError, Shape
 from .objectives import Objective, SigmoidCrossEntropy, SoftmaxCrossEntropy
 from .onnx_file import MAX_NUMBERS, Numbers, OnnxError
-from .rewrite import Node, folded, linked
+from .rewrite import NORMED, SCALED, Node, fold
 from .spec import ModelSpec
 
 Positions = NDArray[np.intp]
-_EPSILON = 1e-12
-_FOLDS_INTO = (
-    *(kinds.Dense, kinds.Conv1D, kinds.Conv2D, kinds.DepthwiseConv2D, kinds.TransposedConv2D),
-    *(kinds.GroupNorm, kinds.LayerNorm),
-)
 
 
 @frozen(eq=False)
@@ -194,7 +190,7 @@ class Trace:
         """Every channel times a factor plus an offset; these broadcast to the value's positions."""
         value = self.settled(value)
         scale, shift = (self.per_channel(value, numbers) for numbers in (factor, offset))
-        return self.in_place(kinds.BatchNorm(epsilon=_EPSILON), value, scale=scale, shift=shift)
+        return self.in_place(kinds.BatchNorm(), value, scale=scale, shift=shift)
 
     def per_channel(self, value: Value, numbers: Numbers) -> Numbers:
         """Constants that broadcast to the value as one per channel of its layer."""
@@ -220,17 +216,15 @@ class Trace:
         places = {-1: -1} | {number: place for place, number in enumerate(kept)}
         chosen = [self._made[number] for number in kept]
         nodes = [Node(made.layer, tuple(places[s] for s in made.sources)) for made in chosen]
-        self._check_affine(nodes, chosen)
-        layers = linked(nodes)
-        spec = ModelSpec(name, self.input, result.shape[-1], layers, loss)
-        weights: Weights = {}
-        statistics: Weights = {}
-        for layer, made in zip(spec.layers, chosen, strict=True):
-            weights |= {f"{layer.name}.{key}": value for key, value in made.tensors.items()}
-            if isinstance(layer, kinds.BatchNorm):
-                statistics |= _neutral(layer.name, made.tensors["scale"])
-        spec, weights = folded(spec, weights, statistics)
-        return spec, {key: np.ascontiguousarray(value, np.float32) for key, value in weights.items()}
+        steps = {
+            place: (made.tensors["scale"], made.tensors["shift"])
+            for place, made in enumerate(chosen)
+            if isinstance(made.layer, kinds.BatchNorm)
+        }
+        shapes = [self._shapes[number] for number in kept]
+        self._check_steps(nodes, chosen, steps, shapes)
+        layers, weights = fold(nodes, [made.tensors for made in chosen], steps, shapes)
+        return ModelSpec(name, self.input, result.shape[-1], layers, loss), weights
 
     def _end(self, result: Value) -> tuple[Value, Objective]:
         """A sigmoid at the end belongs to the loss."""
@@ -249,24 +243,18 @@ class Trace:
                 waiting += self._made[number].sources
         return sorted(found)
 
-    def _check_affine(self, nodes: list[Node], made: list[_Made]) -> None:
-        readers = [source for node in nodes for source in node.sources]
-        for place, node in enumerate(nodes):
-            if not isinstance(node.layer, kinds.BatchNorm):
-                continue
-            (source,) = node.sources
-            chain = source
-            while chain >= 0 and isinstance(nodes[chain].layer, kinds.BatchNorm) and readers.count(chain) == 1:
-                (chain,) = nodes[chain].sources
-            folds = chain >= 0 and isinstance(nodes[chain].layer, _FOLDS_INTO) and readers.count(source) == 1
-            if not folds and len(self._shapes[self._made.index(made[place])]) != 3:
+    def _check_steps(
+        self, nodes: list[Node], made: list[_Made], steps: Mapping[int, object], shapes: list[Shape]
+    ) -> None:
+        """That every step per channel has a layer with weights right before it, or is over an image."""
+        readers = Counter(source for node in nodes for source in node.sources)
+        for place in steps:
+            source = before = nodes[place].sources[0]
+            while before in steps and readers[before] == 1:
+                before = nodes[before].sources[0]
+            absorbs = before >= 0 and isinstance(nodes[before].layer, (*SCALED, *NORMED))
+            if len(shapes[place]) != 3 and not (absorbs and readers[source] == 1):
                 raise OnnxError(
                     f"{made[place].label}: scales or shifts channels that no layer with weights makes right before it; "
                     f"expected it behind a convolution, a dense layer or a norm, or over an image"
                 )
-
-
-def _neutral(name: str, like: Numbers) -> Mapping[str, Numbers]:
-    """Statistics with which a batch norm is its scale and shift."""
-    ones = np.full(like.shape, 1 - _EPSILON)
-    return {f"statistic/{name}.mean": np.zeros(like.shape), f"statistic/{name}.variance": ones}

@@ -14,12 +14,13 @@ from protocol.subnetwork import Region, Subnetwork
 from protocol.weights import Array, Weights
 
 from . import kinds
-from .fields import INPUT
+from .fields import INPUT, Shape
 from .shapes import layout, made_axis
 from .spec import ModelSpec, ModelSpecError
 
-_SCALED = (kinds.Dense, kinds.Conv1D, kinds.Conv2D, kinds.DepthwiseConv2D, kinds.TransposedConv2D)
-_NORMED = (kinds.GroupNorm, kinds.LayerNorm)
+# What a step per channel can be folded into.
+SCALED = (kinds.Dense, kinds.Conv1D, kinds.Conv2D, kinds.DepthwiseConv2D, kinds.TransposedConv2D)
+NORMED = (kinds.GroupNorm, kinds.LayerNorm)
 
 
 @frozen
@@ -87,53 +88,66 @@ def narrowed(spec: ModelSpec, weights: Weights, subnetwork: Subnetwork) -> tuple
     return attrs.evolve(spec, layers=tuple(layers)), Region(layout(spec), subnetwork).cut(weights)
 
 
-def folded(
-    spec: ModelSpec, weights: Mapping[str, Array], statistics: Mapping[str, Array]
-) -> tuple[ModelSpec, Weights]:
+Affine = tuple[Array, Array]
+"""What every channel is multiplied with, and what is then added."""
+
+
+def folded(spec: ModelSpec, weights: Mapping[str, Array], statistics: Mapping[str, Array]) -> tuple[ModelSpec, Weights]:
     """The model without batch norms, with the same outputs wherever they are given ``statistics``.
 
     ``statistics`` holds ``statistic/<norm>.mean`` and ``.variance`` of every batch norm. One that follows a layer with
     weights that nothing else reads goes into those weights; one over an image becomes a depthwise 1×1 convolution.
     ModelSpecError names one that can be neither.
     """
-    readers = Counter(source for read in spec.sources for source in read)
-    places = {-1: -1}
-    nodes: list[Node] = []
-    values: dict[int, Weights] = {}
-    for index, (layer, read) in enumerate(zip(spec.layers, spec.sources, strict=True)):
-        sources = tuple(places[source] for source in read)
-        own = {name: weights[f"{layer.name}.{name}"] for name in layer.tensors()}
-        if isinstance(layer, kinds.BatchNorm):
-            factor, offset = affine(layer, own, statistics)
-            before = nodes[sources[0]].layer if sources[0] >= 0 else None
-            if readers[read[0]] == 1 and isinstance(before, (*_SCALED, *_NORMED)):
-                place = places[index] = sources[0]
-                values[place] = _absorbed(before, values[place], factor, offset)
-                if isinstance(before, _SCALED):
-                    nodes[place] = attrs.evolve(nodes[place], layer=attrs.evolve(before, bias=True))
-                continue
-            if len(spec.shapes[index]) != 3:
-                raise ModelSpecError(
-                    f"layer {index} ({layer.name}): a batch norm over a signal or a flat row must follow a layer with "
-                    f"weights that nothing else reads, to be folded into it"
-                )
-            layer = kinds.DepthwiseConv2D((1, 1), name=layer.name)
-            own = {"weight": factor[None, None], "bias": offset}
-        places[index] = len(nodes)
-        values[len(nodes)] = own
-        nodes.append(Node(layer, sources))
-    layers = linked(nodes)
-    made = {
-        f"{layers[place].name}.{name}": np.ascontiguousarray(value, np.float32)
-        for place, own in values.items()
-        for name, value in own.items()
+    nodes = [Node(layer, read) for layer, read in zip(spec.layers, spec.sources, strict=True)]
+    own = [{name: weights[f"{layer.name}.{name}"] for name in layer.tensors()} for layer in spec.layers]
+    steps = {
+        index: affine(layer, own[index], statistics)
+        for index, layer in enumerate(spec.layers)
+        if isinstance(layer, kinds.BatchNorm)
     }
+    layers, made = fold(nodes, own, steps, spec.shapes)
     return attrs.evolve(spec, layers=layers), made
 
 
-def affine(
-    layer: kinds.BatchNorm, own: Mapping[str, Array], statistics: Mapping[str, Array]
-) -> tuple[Array, Array]:
+def fold(
+    nodes: Sequence[Node], tensors: Sequence[Weights], steps: Mapping[int, Affine], shapes: Sequence[Shape]
+) -> tuple[tuple[kinds.Layer, ...], Weights]:
+    """Linked layers and their weights without the nodes whose numbers are keys of ``steps``."""
+    readers = Counter(source for node in nodes for source in node.sources)
+    places = {-1: -1}
+    kept: list[Node] = []
+    values: list[Weights] = []
+    for index, (node, own) in enumerate(zip(nodes, tensors, strict=True)):
+        layer, sources = node.layer, tuple(places[source] for source in node.sources)
+        if index in steps:
+            place = sources[0]
+            before = kept[place].layer if place >= 0 else None
+            if isinstance(before, (*SCALED, *NORMED)) and readers[node.sources[0]] == 1:
+                places[index] = place
+                values[place] = _absorbed(before, values[place], *steps[index])
+                if isinstance(before, SCALED):
+                    kept[place] = attrs.evolve(kept[place], layer=attrs.evolve(before, bias=True))
+                continue
+            if len(shapes[index]) != 3:
+                raise ModelSpecError(
+                    f"layer {index} ({layer.name or layer.kind}): a batch norm over a signal or a flat row must follow "
+                    f"a layer with weights that nothing else reads, to be folded into it"
+                )
+            factor, offset = steps[index]
+            layer, own = kinds.DepthwiseConv2D((1, 1), name=layer.name), {"weight": factor[None, None], "bias": offset}
+        places[index] = len(kept)
+        values.append(own)
+        kept.append(Node(layer, sources))
+    layers = linked(kept)
+    return layers, {
+        f"{layer.name}.{name}": np.ascontiguousarray(value, np.float32)
+        for layer, own in zip(layers, values, strict=True)
+        for name, value in own.items()
+    }
+
+
+def affine(layer: kinds.BatchNorm, own: Mapping[str, Array], statistics: Mapping[str, Array]) -> Affine:
     """What a batch norm multiplies every channel with and then adds, once its statistics are known; float64."""
     try:
         mean, variance = (statistics[f"statistic/{layer.name}.{name}"] for name in ("mean", "variance"))
@@ -146,6 +160,6 @@ def affine(
 
 def _absorbed(layer: kinds.Layer, own: Weights, factor: Array, offset: Array) -> Weights:
     """The layer's tensors so that it makes factor·y + offset of every channel instead of y."""
-    if isinstance(layer, _NORMED):
+    if isinstance(layer, NORMED):
         return {"scale": own["scale"] * factor, "shift": own["shift"] * factor + offset}
     return {"weight": own["weight"] * factor, "bias": own.get("bias", 0) * factor + offset}
