@@ -17,7 +17,7 @@ from .spec import ModelSpec
 
 OPSET = 20  # the first with Gelu
 _IR_VERSION = 9
-_PLAIN = {kinds.Relu: "Relu", kinds.Sigmoid: "Sigmoid", kinds.Tanh: "Tanh"}
+_PLAIN: dict[type[kinds.Layer], str] = {kinds.Relu: "Relu", kinds.Sigmoid: "Sigmoid", kinds.Tanh: "Tanh"}
 _GATES = {kinds.Lstm: (0, 3, 1, 2), kinds.Gru: (1, 0, 2)}
 """Where ONNX's gates stand among ours."""
 

@@ -232,7 +232,7 @@ def _layer_norm(trace: Trace, attributes: Attributes, reads: list[Any]) -> list[
 
 def _recurrent(kind: str) -> Handler:
     def handle(trace: Trace, attributes: Attributes, reads: list[Any]) -> list[Read]:
-        value, weight, recurrent, *rest = [*reads, *[None] * 8]
+        (value, weight, recurrent), rest = reads[:3], [*reads[3:], *[None] * 5]
         _check_recurrent(trace, kind, attributes, rest)
         if value.batch != 1:
             trace.refuse("expected its steps on axis 0 and the batch on axis 1")

@@ -57,7 +57,7 @@ def window(
     for padding in ("valid", "same"):
         fitting = [_fitting(padding, *side) for side in sides]
         for choice in itertools.islice(itertools.product(*fitting), 1):
-            found.append(Window(padding, tuple(size for size, _ in choice), tuple(offset for _, offset in choice)))  # type: ignore[arg-type]
+            found.append(Window(padding, tuple(size for size, _ in choice), tuple(offset for _, offset in choice)))
     return min(found, key=lambda w: int(np.prod(w.sizes)), default=None)
 
 
