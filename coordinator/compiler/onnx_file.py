@@ -59,7 +59,7 @@ def read(source: bytes | str | Path) -> Any:
         onnx.checker.check_model(model)
         model = onnx.inliner.inline_local_functions(model) if model.functions else model
     except Exception as error:
-        raise OnnxError(f"{label}: not a valid ONNX model: {_first_line(error)}") from None
+        raise OnnxError(f"{label}: not a valid ONNX model: {first_line(error)}") from None
     if len(model.graph.node) > MAX_NODES:
         raise OnnxError(f"{label}: has {len(model.graph.node)} nodes, at most {MAX_NODES} are read")
     return model
@@ -69,8 +69,8 @@ def numbers(tensor: Any) -> Numbers:
     """The content of a TensorProto."""
     try:
         found: Numbers = library().numpy_helper.to_array(tensor)
-    except (ValueError, TypeError) as error:
-        raise OnnxError(f"tensor {tensor.name!r} cannot be read: {_first_line(error)}") from None
+    except (ValueError, TypeError, LookupError) as error:
+        raise OnnxError(f"tensor {tensor.name!r} cannot be read: {first_line(error)}") from None
     return found
 
 
@@ -106,7 +106,7 @@ def worked_out(node: Any, inputs: Sequence[Numbers | None], opset: int) -> list[
     try:
         return [np.asarray(value) for value in onnx.reference.ReferenceEvaluator(model).run(None, feeds)]
     except Exception as error:
-        raise OnnxError(f"{label(node)}: cannot be worked out: {_first_line(error)}") from None
+        raise OnnxError(f"{label(node)}: cannot be worked out: {first_line(error)}") from None
 
 
 def _check_size(node: Any, inputs: Sequence[Numbers | None]) -> None:
@@ -130,5 +130,6 @@ def _content(path: Path) -> bytes:
         raise OnnxError(f"{path} cannot be read: {error.strerror}") from None
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an error of a library says, briefly."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

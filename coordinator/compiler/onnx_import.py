@@ -13,14 +13,17 @@ from typing import Any
 
 import numpy as np
 
+from protocol.errors import ProtocolError
+from protocol.subnetwork import Region
 from protocol.weights import Weights
 
-from .fields import Shape
-from .onnx_file import FOLDED, MAX_NUMBERS, OnnxError, attributes, label, numbers, read, worked_out
+from .fields import ModelSpecError, Shape
+from .onnx_file import FOLDED, MAX_NUMBERS, OnnxError, attributes, first_line, label, numbers, read, worked_out
 from .onnx_layers import LAYERS
 from .onnx_movement import MOVEMENTS, Handler
 from .onnx_numbers import NUMBERS
 from .onnx_trace import Positions, Trace, Value
+from .shapes import layout
 from .spec import ModelSpec
 
 HANDLERS: dict[str, Handler] = {**LAYERS, **NUMBERS, **MOVEMENTS}
@@ -32,6 +35,8 @@ _PICTURES = (
     *("InstanceNormalization", "GroupNormalization"),
 )
 """Operators that say of what they read that its channels come first."""
+_MALFORMED = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+"""What comes of attributes and shapes that contradict each other."""
 _NEUTRAL = {"Identity", "Cast", "Add", "Sub", "Mul", "Div", "Relu", "Dropout", "Clip"}
 
 
@@ -49,11 +54,24 @@ def import_onnx(source: bytes | str | Path, name: str = "") -> tuple[ModelSpec, 
     reader = _Reader(model)
     for node in graph.node:
         reader.read(node)
-    result = reader.known.get(graph.output[0].name)
-    if len(graph.output) != 1 or not isinstance(result, Value):
-        raise OnnxError(f"the graph has {len(graph.output)} outputs; expected one that depends on its input")
-    title = "".join(letter for letter in (name or graph.name or "imported") if letter.isprintable())[:64]
-    return reader.trace.finished(title or "imported", result)
+    results = [reader.known.get(output.name) for output in graph.output]
+    if len(results) != 1 or not isinstance(results[0], Value):
+        raise OnnxError(f"the graph has {len(results)} outputs; expected one that depends on its input")
+    title = "".join(letter for letter in str(name or graph.name) if letter.isprintable())[:64]
+    spec, weights = reader.trace.finished(title or "imported", results[0])
+    _check(spec, weights)
+    return spec, weights
+
+
+def _check(spec: ModelSpec, weights: Weights) -> None:
+    """That the file's numbers are those of the model."""
+    try:
+        Region(layout(spec)).check(weights)
+    except ProtocolError as error:
+        raise OnnxError(f"the file's weights do not fit its layers: {error}") from None
+    for tensor, value in weights.items():
+        if not np.isfinite(value).all():
+            raise OnnxError(f"the weights hold numbers that are not finite, in {tensor!r}")
 
 
 class _Reader:
@@ -76,7 +94,12 @@ class _Reader:
     def read(self, node: Any) -> None:
         self.trace.label = label(node)
         reads = [self.known.get(name) if name else None for name in node.input]
-        found = self._made(node, reads)
+        try:
+            found = self._made(node, reads)
+        except (OnnxError, ModelSpecError):
+            raise
+        except _MALFORMED as error:
+            raise OnnxError(f"{label(node)}: its attributes do not fit what it reads: {first_line(error)}") from None
         for name, value in zip(node.output, found, strict=False):
             if name and value is not None:
                 self.known[name] = value

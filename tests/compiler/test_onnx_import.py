@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
+from coordinator.compiler.fields import ModelSpecError
 from coordinator.compiler.onnx_file import OnnxError
 from coordinator.compiler.onnx_import import import_onnx
 
@@ -296,3 +299,37 @@ def test_sizes_are_checked_before_anything_is_made():
         import_onnx(graph(nodes, (3,), {"shape": np.array([1 << 40])}))
     with pytest.raises(OnnxError, match="at most 16777216 numbers are allowed"):
         import_onnx(graph([("Relu", "x", "y", {})], (1 << 20, 1 << 20), {}))
+
+
+def test_weights_that_do_not_fit_or_are_not_finite_are_refused():
+    nodes = [("Conv", "x,w,b", "c", {"pads": [1, 1, 1, 1]}), *READ_OUT]
+    with pytest.raises(OnnxError, match=r"weights do not fit its layers: tensor 'conv1.bias' has shape \(3,\)"):
+        import_onnx(graph(nodes, (3, 5, 6), {**CONVOLUTION, "b": normal(3)}))
+    with pytest.raises(OnnxError, match=r"not finite, in 'conv1.bias'"):
+        import_onnx(graph(nodes, (3, 5, 6), {**CONVOLUTION, "b": np.full(4, np.nan, np.float32)}))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_damaged_files_end_in_a_sentence(seed):
+    """Bytes changed, dropped and turned: read, or refused by an error of ours."""
+    rng = np.random.default_rng(seed)
+    nodes = [
+        ("Transpose", "x", "t", {"perm": [1, 0, 2]}),
+        ("LSTM", "t,r,s", ",h", {"hidden_size": 2}),
+        ("Squeeze", "h,0", "f", {}),
+        ("Gemm", "f,v", "y", {}),
+    ]
+    constants = {"r": normal(1, 8, 3), "s": normal(1, 8, 2), "0": np.array([0]), "v": normal(2, 2)}
+    content = graph(nodes, (4, 3), constants)
+    for _ in range(150):
+        damaged = bytearray(content)
+        for place in rng.integers(0, len(content) - 8, rng.integers(1, 4)):
+            choice = rng.integers(3)
+            if choice == 0:
+                damaged[place] = rng.integers(256)
+            elif choice == 1:
+                damaged[place] ^= 1 << rng.integers(8)
+            else:
+                del damaged[place]
+        with contextlib.suppress(OnnxError, ModelSpecError):
+            import_onnx(bytes(damaged))
