@@ -101,12 +101,13 @@ class _LayerWriter:
         return self._as_image(inputs[0], lambda x: self._convolved(layer, layer.over_images, x, kernel, tail))
 
     def _convolved(self, layer: kinds.Layer, over: kinds.Conv2D, x: Tensor, kernel: Tensor, tail: Tail) -> Tensor:
-        fields = _window(over.stride, over.padding) | {
+        shape = (x.shape[0], *over.output(x.shape[1:]))
+        x, padding = self._padded(x, over)
+        fields = _window(over.stride, padding) | {
             "fusedActivationFunction": RELU if tail.relu else NONE,
             "dilationHFactor": 1,
             "dilationWFactor": 1,
         }
-        shape = (x.shape[0], *over.output(x.shape[1:]))
         read = [x, kernel, self._bias(layer, over.filters)]
         y = self._graph.emit("CONV_2D", read, shape, "Conv2DOptions", **fields)
         for size in tail.pools:
@@ -115,15 +116,15 @@ class _LayerWriter:
 
     @_write.register
     def _(self, layer: kinds.DepthwiseConv2D, inputs: Sequence[Tensor], tail: Tail) -> Tensor:
-        x = inputs[0]
-        fields = _window(layer.stride, layer.padding) | {
+        shape = (inputs[0].shape[0], *layer.output(inputs[0].shape[1:]))
+        x, padding = self._padded(inputs[0], layer.dense)
+        fields = _window(layer.stride, padding) | {
             "fusedActivationFunction": RELU if tail.relu else NONE,
             "depthMultiplier": 1,
             "dilationHFactor": 1,
             "dilationWFactor": 1,
         }
         kernel = self._graph.constant(self._weights[f"{layer.name}.weight"][None])
-        shape = (x.shape[0], *layer.output(x.shape[1:]))
         read = [x, kernel, self._bias(layer, x.shape[-1])]
         return self._graph.emit("DEPTHWISE_CONV_2D", read, shape, "DepthwiseConv2DOptions", **fields)
 
@@ -168,6 +169,19 @@ class _LayerWriter:
         factor, offset = (value.astype(np.float32) for value in affine(layer, own, self._statistics))
         scaled = self._graph.multiply(inputs[0], self._graph.constant(factor))
         return self._graph.add(scaled, self._graph.constant(offset), RELU if tail.relu else NONE)
+
+    def _padded(self, x: Tensor, over: kinds.Conv2D) -> tuple[Tensor, str]:
+        """What the operator reads, and its padding.
+
+        Where a stride leaves out the last positions of one side, tflite-runtime 2.14 misplaces the other side's zeros:
+        they are written out.
+        """
+        sides = zip(x.shape[1:3], over.kernel, over.stride, strict=True)
+        totals = [(-(-n // s) - 1) * s + k - n for n, k, s in sides]
+        if over.padding == "valid" or min(totals) >= 0:
+            return x, over.padding
+        widths = [(max(total, 0) // 2, max(total, 0) - max(total, 0) // 2) for total in totals]
+        return self._graph.pad(x, [(0, 0), *widths, (0, 0)]), "valid"
 
     def _pooled(self, operator: str, x: Tensor, size: Shape) -> Tensor:
         """Windows that do not overlap; rows and columns left over are dropped."""

@@ -77,7 +77,7 @@ def _transposed(trace: Trace, attributes: Attributes, reads: list[Any]) -> list[
     auto = attributes.get("auto_pad", "NOTSET")
     given, more = attributes.get("pads", [0] * 4), attributes.get("output_padding", [0, 0])
     cut = [(given[side], given[side + 2] - more[side]) for side in (0, 1)]
-    same = [(max(k - s, 0) // 2, max(k - s, 0) - max(k - s, 0) // 2) for k, s in zip(kernel, strides, strict=True)]
+    same = [(max(k - s, 0) // 2, k - s - max(k - s, 0) // 2) for k, s in zip(kernel, strides, strict=True)]
     padding: Padding
     if auto == "SAME_UPPER" or (auto == "NOTSET" and cut == same):
         padding = "same"

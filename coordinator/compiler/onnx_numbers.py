@@ -9,7 +9,7 @@ import attrs
 import numpy as np
 
 from . import curves, kinds
-from .curves import PROBES, Curve
+from .curves import PROBES, Curve, Line
 from .onnx_movement import Attributes, Handler, Read
 from .onnx_trace import Trace, Value
 
@@ -21,7 +21,7 @@ def curved(value: Value, function: Function) -> Value:
     with np.errstate(all="ignore"):
         if value.curve is None:
             return attrs.evolve(value, curve=function(PROBES), prefix=None)
-        if curves.recognised(value.curve) is not None:
+        if _is_layer(value) or isinstance(curves.recognised(value.curve), Line):
             prefix: tuple[Value, Curve] | None = (value, function(PROBES))
         else:
             prefix = value.prefix and (value.prefix[0], function(value.prefix[1]))
@@ -93,6 +93,8 @@ def _joined(trace: Trace, one: Value, other: Value, function: Callable[[Any, Any
     if function is not np.add:
         trace.refuse("joins the outputs of two layers; expected Add or Concat for that")
     one, other = trace.settled(one), trace.settled(other)
+    if one.shape != other.shape and one.positions.ndim == other.positions.ndim == 1:
+        one, other = trace.flat(one), trace.flat(other)
     alike = one.shape == other.shape and one.batch == other.batch
     if not alike or not np.array_equal(one.positions, other.positions):
         trace.refuse(f"adds values of {one.positions.shape} and {other.positions.shape} that are laid out unlike")
@@ -100,10 +102,18 @@ def _joined(trace: Trace, one: Value, other: Value, function: Callable[[Any, Any
     return attrs.evolve(one, source=number, shape=shape)
 
 
+def _is_layer(value: Value) -> bool:
+    """True if the value is what some layer makes, and no part of a longer formula."""
+    if value.curve is None:
+        return True
+    ways = [value.curve] if value.prefix is None else [value.curve, value.prefix[1]]
+    return any(isinstance(curves.recognised(curve), kinds.Layer) for curve in ways)
+
+
 def _of_the_same(one: Value, other: Value, function: Callable[[Any, Any], Any]) -> Value | None:
     if one.source != other.source or one.batch != other.batch or not np.array_equal(one.positions, other.positions):
         return None
-    if function is np.add and one.curve is None and other.curve is None:
+    if function is np.add and _is_layer(one) and _is_layer(other):
         return None
     prefixes = [value.prefix[0] for value in (one, other) if value.prefix is not None] + [one, other]
     prefix: tuple[Value, Curve] | None = None

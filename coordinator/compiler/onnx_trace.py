@@ -151,7 +151,7 @@ class Trace:
             return value
         made, (steps, units) = self._made[value.source], value.shape
         first = (steps - 1) * units
-        last = bool((value.positions >= first).all()) and steps > 1
+        last = bool((value.positions >= first).all())
         if self._kept.setdefault(value.source, not last) == last:
             self.refuse("reads all steps of a recurrent layer and its last step; expected one of them")
         made.layer = attrs.evolve(made.layer, sequences=not last)  # type: ignore[call-arg]

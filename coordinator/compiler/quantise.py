@@ -25,7 +25,7 @@ Ranges = Mapping[int, tuple[float, float]]
 _LEAST, _MOST = -128, 127
 _FIXED = {"LOGISTIC": Scale((1 / 256,), -128), "TANH": Scale((1 / 128,))}
 """Scale and zero that the specification demands of an operator's output."""
-_SAME = ("MAX_POOL_2D", "AVERAGE_POOL_2D", "RESHAPE")
+_SAME = ("MAX_POOL_2D", "AVERAGE_POOL_2D", "RESHAPE", "PAD")
 """Operators whose output has the scale of their input."""
 _WEIGHTED = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": None}
 """Operators that read x, weight and bias; the axis of the weight that has a scale per channel."""

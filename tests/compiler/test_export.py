@@ -19,8 +19,10 @@ from coordinator.compiler.spec import (
     Conv1D,
     Conv2D,
     Dense,
+    DepthwiseConv2D,
     Dropout,
     Embedding,
+    Flatten,
     Gelu,
     GroupNorm,
     Gru,
@@ -66,11 +68,12 @@ def trained(spec, width, seed=0):
         if value.ndim == 1:
             value += 0.1 * rng.standard_normal(value.shape).astype(np.float32)
     statistics = {}
-    for name, shape in Region(layout(spec), subnetwork).shapes.items():
-        if name.startswith(("batch_norm", "block")) and name.endswith(".scale"):
-            stem = f"statistic/{name[:-6]}"
-            statistics[f"{stem}.mean"] = 0.1 * rng.standard_normal(shape).astype(np.float32)
-            statistics[f"{stem}.variance"] = rng.uniform(0.5, 2, shape).astype(np.float32)
+    shapes = Region(layout(spec), subnetwork).shapes
+    for layer in spec.layers:
+        if isinstance(layer, BatchNorm):
+            shape = shapes[f"{layer.name}.scale"]
+            statistics[f"statistic/{layer.name}.mean"] = 0.1 * rng.standard_normal(shape).astype(np.float32)
+            statistics[f"statistic/{layer.name}.variance"] = rng.uniform(0.5, 2, shape).astype(np.float32)
     x = rng.standard_normal((4, *spec.input)).astype(np.float32)
     if spec is WORDS:
         x = rng.integers(0, 40, x.shape).astype(np.float32)
@@ -233,3 +236,18 @@ def test_full_is_the_default():
 def test_what_is_no_litert_file_is_said(content):
     with pytest.raises(ValueError, match=r"bytes are (not|a damaged)"):
         contents(content)
+
+
+@pytest.mark.parametrize("layer", [Conv2D(3, (2, 1), (2, 2)), DepthwiseConv2D((3, 1), (1, 2))])
+def test_strides_that_leave_out_the_last_positions(layer):
+    """Where tflite-runtime 2.14 would misplace the padding of the other side."""
+    spec = ModelSpec("m", (5, 6, 3), 2, (layer, Flatten(), Dense(2)))
+    weights, subnetwork, statistics, x = trained(spec, 1)
+    plain, whole = (
+        export(spec, weights, subnetwork, form, calibration=x, interpreters=interpreters(RUNTIMES[0]))
+        for form in ("tflite", "tflite-int8")
+    )
+    expected = as_trained(spec, weights, subnetwork, statistics, x)
+    for runtime in RUNTIMES:
+        assert_close(run(plain, x, runtime), expected, 3e-6)
+        assert_close(run(whole, x, runtime), expected, 0.1)

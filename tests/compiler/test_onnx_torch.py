@@ -8,10 +8,16 @@ import warnings
 
 import numpy as np
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
+from coordinator.compiler.export import export
 from coordinator.compiler.onnx_import import import_onnx
+from coordinator.compiler.spec import ModelSpecError
 
-from .onnx_graphs import ours
+from .onnx_graphs import ours, reference
+from .test_export import RUNTIMES, as_trained, run, trained
+from .test_numerics import drawn, models
 
 try:
     import torch
@@ -20,6 +26,9 @@ except ImportError:
     if os.environ.get("CI") == "true":
         raise
     pytest.skip("PyTorch is not installed (extra 'oracle')", allow_module_level=True)
+
+
+EXAMPLES = 60
 
 
 class Residual(nn.Module):
@@ -107,3 +116,20 @@ def test_what_pytorch_exports_puts_out_the_same(name, any_batch):
         given = np.moveaxis(given, 1, -1)
     expected = network(x).detach().numpy()
     np.testing.assert_allclose(ours(spec, weights, given), expected, rtol=0, atol=2e-6 * max(1, np.abs(expected).max()))
+
+
+@drawn(EXAMPLES)
+@given(models(), st.sampled_from([1, 0.5]))
+def test_drawn_models_go_out_and_come_back(spec, width):
+    """As a LiteRT file, as an ONNX file and as what is imported of that: the numbers of the artifact."""
+    weights, subnetwork, statistics, x = trained(spec, width)
+    try:
+        file = export(spec, weights, subnetwork, "tflite", statistics=statistics)
+    except ModelSpecError as error:
+        assume("to be folded into it" not in str(error))
+        raise
+    expected = as_trained(spec, weights, subnetwork, statistics, x)
+    content = export(spec, weights, subnetwork, "onnx", statistics=statistics)
+    found = [reference(content, x), ours(*import_onnx(content), x), *(run(file, x, runtime) for runtime in RUNTIMES)]
+    for logits in found:
+        np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-4 * max(1, np.abs(expected).max()))
