@@ -93,8 +93,9 @@ def _joined(trace: Trace, one: Value, other: Value, function: Callable[[Any, Any
     if function is not np.add:
         trace.refuse("joins the outputs of two layers; expected Add or Concat for that")
     one, other = trace.settled(one), trace.settled(other)
-    if one.shape != other.shape and one.positions.ndim == other.positions.ndim == 1:
-        one, other = trace.flat(one), trace.flat(other)
+    if one.shape != other.shape and one.positions.shape == other.positions.shape:
+        arranged = trace.flat if one.positions.ndim == 1 else trace.image
+        one, other = arranged(one), arranged(other)
     alike = one.shape == other.shape and one.batch == other.batch
     if not alike or not np.array_equal(one.positions, other.positions):
         trace.refuse(f"adds values of {one.positions.shape} and {other.positions.shape} that are laid out unlike")
