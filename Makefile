@@ -15,10 +15,10 @@ COVERED = protocol/* coordinator/training/engine.py coordinator/strategies/*
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check bench soak docs oracle clean moved
+.PHONY: help demo test test-arm check bench soak docs oracle clean moved
 
 help:  ## list the targets
-	@sed -n 's/^\([a-z]*\):.*  ## \(.*\)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{printf "%-14s%s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{printf "%-16s%s\n", $$1, $$2}'
 
 demo: $(VENV)/installed-demo  ## a coordinator and a small fleet on this machine, in the browser
 	@$(BIN)/shoal demo $(ARGS)
@@ -31,6 +31,9 @@ ifneq ($(COVERAGE),)
 	  $(BIN)/python -m coverage report --include="$$part" --fail-under=95 || exit 1; \
 	done
 endif
+
+test-arm: $(VENV)/installed-dev  ## training steps on aarch64 and armhf below qemu-user; needs root, minutes the first time
+	@$(BIN)/python -m tests.arm $(ARGS)
 
 check: $(VENV)/installed-dev  ## lint, types, import rules
 	@$(BIN)/python -m ruff check .

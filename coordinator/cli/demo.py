@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.live import Live
 
 from coordinator.app import Coordinator
+from coordinator.cli.run import text_of
 from coordinator.demo import data, fleet, report
 from coordinator.demo.fleet import TIERS, Agent
 from coordinator.errors import ShoalError
@@ -41,7 +42,7 @@ console = Console(stderr=True, width=None if sys.stderr.isatty() else 120)
 @click.option("--minutes", type=click.FloatRange(0.1), default=10, show_default=True, help="Give up after this long.")
 @click.option("--recipe", default="fedbuff-heterofl", show_default=True, help="A recipe's name, or a TOML file.")
 @click.option("--data", "data_file", type=click.Path(path_type=Path), help="Samples x, y in npz (default: digits).")
-@click.option("--model", default=None, help="A model's name, or a JSON file (default: made to fit the data).")
+@click.option("--model", default=None, help="A model of the zoo or a JSON file (default: made to fit the data).")
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True)
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port of the pages (default: any free one).")
 @click.option("--home", type=click.Path(path_type=Path), help="Keep everything here (default: a temporary folder).")
@@ -87,11 +88,11 @@ def _demo(
     _check_writable(json_file)
     rng = np.random.default_rng(seed)
     samples = data.from_file(data_file) if data_file else data.handwritten_digits()
-    network = _text_of(model, ".json") if model else _model(samples)
+    network = text_of(model) if model else _model(samples)
     fastest = fleet.pace(read_spec(network), devices)
     test, train = data.split(samples, rng)
     hands = data.deal(train, devices, rng)
-    cookbook = recipes.load(_text_of(recipe, ".toml")).to_toml()
+    cookbook = recipes.load(text_of(recipe)).to_toml()
     with _folder(home) as folder, Coordinator(_settings(folder, port)) as coordinator:
         url = coordinator.login_url()
         console.print(f"Shoal is at [bold]{coordinator.url}[/]  log in once with {url}", soft_wrap=True)
@@ -160,12 +161,6 @@ def _folder(home: Path | None) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _text_of(given: str, suffix: str) -> str:
-    """What a file holds, where a file is named; otherwise what was given: a name, or the text itself."""
-    path = Path(given)
-    return path.read_text() if given.endswith(suffix) and path.is_file() else given
 
 
 def _model(samples: data.Samples) -> str:

@@ -4,18 +4,31 @@ from __future__ import annotations
 
 import click
 
+from coordinator.cli import exchange, networks
 from coordinator.cli.client import Client, operates
 from coordinator.cli.output import json_option, moment, print_json, table
 
 
 @click.group
 def model() -> None:
-    """The models there are.
+    """The models there are: what they cost, how they come in and how they go out.
+
+    SPEC is a name of the zoo (`shoal model list`) or a JSON file with a specification. All but `list` and `export RUN`
+    work without a coordinator.
 
     \b
     Example:
-      shoal model list
+      shoal model inspect cnn
+      shoal model import net.onnx -o net.json
+      shoal model export digits-1 --format onnx -o digits.onnx
     """
+
+
+for command in (
+    *(networks.compile_command, networks.inspect, networks.profile, networks.bench),
+    *(exchange.import_model, exchange.export_model),
+):
+    model.add_command(command)
 
 
 @model.command("list")

@@ -39,7 +39,7 @@ def start(client: Client, as_json: bool, dataset: Path, **options: Any) -> None:
       shoal run start --model mlp --recipe whale-fl --dataset test.npz --target 0.9
     """
     for name in ("model", "recipe"):
-        options[name] = _text(options[name])
+        options[name] = text_of(options[name])
     # The coordinator has another working folder.
     body = {**options, "dataset": str(dataset.absolute())}
     _show(client.post("runs", body={name: value for name, value in body.items() if value is not None}), as_json)
@@ -94,7 +94,7 @@ _steer("resume", "Take back a pause.")
 _steer("stop", "End a run for good; its versions and its history stay.")
 
 
-def _text(value: str) -> str:
+def text_of(value: str) -> str:
     """The contents of a file, or the value itself if it names none."""
     path = Path(value)
     if path.suffix not in (".json", ".toml"):

@@ -16,25 +16,39 @@ from ai_edge_litert import schema_py_generated as schema
 from attrs import field, frozen
 from numpy.typing import NDArray
 
-DType = Literal["float32", "int32", "bool"]
+DType = Literal["float32", "int32", "bool", "int8"]
 Shape = tuple[int, ...]
 
 TYPES: dict[str, int] = {
     "float32": schema.TensorType.FLOAT32,
     "int32": schema.TensorType.INT32,
     "bool": schema.TensorType.BOOL,
+    "int8": schema.TensorType.INT8,
 }
+_WHOLE_VERSIONS = {"CONV_2D": 3, "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": 4, "RESHAPE": 1}
+"""Versions of operators that read whole numbers; those of the others are 2."""
 _SCHEMA_VERSION = 3
 _FILE_IDENTIFIER = b"TFL3"
+_DTYPES: dict[str, DType] = {"i4": "int32", "i1": "int8"}
+
+
+@frozen
+class Scale:
+    """What whole numbers q stand for: step·(q - zero); ``steps`` are one, or one per element of ``axis``."""
+
+    steps: tuple[float, ...]
+    zero: int = 0
+    axis: int = 0
 
 
 @frozen
 class Tensor:
-    """A tensor of the graph under construction: its number, shape and element type."""
+    """A tensor of the graph under construction: its number, shape, element type and, if quantised, its scale."""
 
     index: int
     shape: Shape
     dtype: DType = "float32"
+    scale: Scale | None = None
 
     @property
     def size(self) -> int:
@@ -65,9 +79,10 @@ class Writer:
         self.constants: dict[int, NDArray[Any]] = {}
         """Content by number of the tensor."""
         self._computed: dict[tuple[object, ...], list[Tensor]] = {}
-        self._known: dict[tuple[str, Shape, bytes], Tensor] = {}
+        self._known: dict[tuple[str, Shape, bytes, Scale | None], Tensor] = {}
         self._records: list[Any] = []
         self._codes: dict[int, int] = {}
+        self._versions: dict[int, int] = {}
         self._buffers: list[Any] = [schema.BufferT()]  # buffer 0 means "no data"
 
     def input(self, name: str, shape: Shape, dtype: DType = "float32") -> Tensor:
@@ -79,16 +94,16 @@ class Writer:
         self._records[tensor.index].name = name.encode()
         self.outputs[name] = tensor
 
-    def constant(self, value: NDArray[Any]) -> Tensor:
-        """A tensor of fixed content; equal content is stored once."""
+    def constant(self, value: NDArray[Any], scale: Scale | None = None) -> Tensor:
+        """A tensor of fixed content; equal content of one scale is stored once."""
         content = np.ascontiguousarray(value)
-        key = (content.dtype.str, content.shape, content.tobytes())
+        key = (content.dtype.str, content.shape, content.tobytes(), scale)
         if key not in self._known:
             buffer = schema.BufferT()
             buffer.data = np.frombuffer(key[2], np.uint8)
             self._buffers.append(buffer)
-            dtype: DType = "int32" if content.dtype == np.int32 else "float32"
-            tensor = self._tensor(content.shape, dtype, buffer=len(self._buffers) - 1)
+            dtype = _DTYPES.get(content.dtype.str[1:], "float32")
+            tensor = self._tensor(content.shape, dtype, buffer=len(self._buffers) - 1, scale=scale)
             self._known[key] = tensor
             self.constants[tensor.index] = content
         return self._known[key]
@@ -100,10 +115,11 @@ class Writer:
         shape: Shape,
         options: str = "",
         dtype: DType = "float32",
+        scale: Scale | None = None,
         **fields: Any,
     ) -> Tensor:
         """Append an operator with one output."""
-        return self.emit_many(operator, inputs, [shape], options, dtype, **fields)[0]
+        return self.emit_many(operator, inputs, [shape], options, dtype, scale, **fields)[0]
 
     def emit_many(
         self,
@@ -112,6 +128,7 @@ class Writer:
         shapes: Sequence[Shape],
         options: str = "",
         dtype: DType = "float32",
+        scale: Scale | None = None,
         **fields: Any,
     ) -> list[Tensor]:
         """Append an operator; ``options`` is the name of its schema table, ``fields`` the table's content.
@@ -120,10 +137,10 @@ class Writer:
         than to keep.
         """
         reads = tuple(tensor.index for tensor in inputs)
-        key = (operator, reads, tuple(shapes), *fields.items())
+        key = (operator, reads, tuple(shapes), dtype, scale, *fields.items())
         if key in self._computed:
             return self._computed[key]
-        outputs = [self._tensor(shape, dtype) for shape in shapes]
+        outputs = [self._tensor(shape, dtype, scale=scale) for shape in shapes]
         self.operations.append(Operation(operator, reads, tuple(t.index for t in outputs), options, fields))
         if operator != "GATHER":
             self._computed[key] = outputs
@@ -135,7 +152,7 @@ class Writer:
         packed = [self._operator(operation) for operation in self.operations]
         model = schema.ModelT()
         model.version = _SCHEMA_VERSION
-        model.operatorCodes = [_operator_code(code) for code in self._codes]
+        model.operatorCodes = [_operator_code(code, self._versions.get(code, 1)) for code in self._codes]
         model.subgraphs = [self._subgraph(packed)]
         model.buffers = self._buffers
         model.signatureDefs = [self._signature()]
@@ -143,14 +160,21 @@ class Writer:
         builder.Finish(model.Pack(builder), file_identifier=_FILE_IDENTIFIER)
         return bytes(builder.Output())
 
-    def _tensor(self, shape: Shape, dtype: DType, name: str = "", buffer: int = 0) -> Tensor:
-        tensor = Tensor(len(self.tensors), tuple(int(size) for size in shape), dtype)
+    def _tensor(
+        self, shape: Shape, dtype: DType, name: str = "", buffer: int = 0, scale: Scale | None = None
+    ) -> Tensor:
+        tensor = Tensor(len(self.tensors), tuple(int(size) for size in shape), dtype, scale)
         record = schema.TensorT()
         record.shape = list(tensor.shape)
         record.hasRank = not tensor.shape
         record.type = TYPES[dtype]
         record.name = name.encode() if name else None
         record.buffer = buffer
+        if scale is not None:
+            record.quantization = schema.QuantizationParametersT()
+            record.quantization.scale = np.array(scale.steps, np.float32)
+            record.quantization.zeroPoint = np.full(len(scale.steps), scale.zero, np.int64)
+            record.quantization.quantizedDimension = scale.axis
         self.tensors.append(tensor)
         self._records.append(record)
         return tensor
@@ -168,6 +192,8 @@ class Writer:
         code: int = getattr(schema.BuiltinOperator, operation.operator)
         record = schema.OperatorT()
         record.opcodeIndex = self._codes.setdefault(code, len(self._codes))
+        if any(self.tensors[index].dtype == "int8" for index in operation.reads):
+            self._versions[code] = _WHOLE_VERSIONS.get(operation.operator, 2)
         record.inputs = list(operation.reads)
         record.outputs = list(operation.writes)
         if operation.options:
@@ -196,11 +222,11 @@ class Writer:
         return signature
 
 
-def _operator_code(code: int) -> Any:
+def _operator_code(code: int, version: int) -> Any:
     record = schema.OperatorCodeT()
     record.builtinCode = code
     record.deprecatedBuiltinCode = min(code, 127)  # one byte; 127 says "read builtinCode"
-    record.version = 1
+    record.version = version
     return record
 
 

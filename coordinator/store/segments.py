@@ -42,22 +42,14 @@ class Segments:
     def read(self, segment: int, offset: int, size: int) -> bytes:
         if segment == self._number and self._dirty:
             self._file.flush()
-        try:
-            with open(self._path(segment), "rb") as file:
-                file.seek(offset)
-                body = file.read(size)
-        except OSError as error:
-            raise ShoalError("not-found", f"Segment {segment} of update bodies is gone: {error}") from error
-        if len(body) != size:
-            raise ShoalError("not-found", f"Segment {segment} ends before byte {offset + size}")
-        return body
+        return read(self.folder, segment, offset, size)
 
     def close(self) -> None:
         self.sync()
         self._file.close()
 
     def _path(self, segment: int) -> Path:
-        return self.folder / f"{segment:08d}.segment"
+        return _path(self.folder, segment)
 
     def _rotate(self) -> None:
         """Go on in a new file; where the disk does not allow it, the old one stays in use."""
@@ -74,3 +66,20 @@ class Segments:
         finally:
             os.close(folder)
         return file
+
+
+def read(folder: Path, segment: int, offset: int, size: int) -> bytes:
+    """A body from below ``folder``, also while another process appends there; ShoalError not-found if it is gone."""
+    try:
+        with open(_path(folder, segment), "rb") as file:
+            file.seek(offset)
+            body = file.read(size)
+    except OSError as error:
+        raise ShoalError("not-found", f"Segment {segment} of update bodies is gone: {error}") from error
+    if len(body) != size:
+        raise ShoalError("not-found", f"Segment {segment} ends before byte {offset + size}")
+    return body
+
+
+def _path(folder: Path, segment: int) -> Path:
+    return folder / f"{segment:08d}.segment"

@@ -27,6 +27,7 @@ from coordinator.training.inputs import Offered
 from protocol import tensors
 from protocol.errors import ProtocolError
 from protocol.subnetwork import WIDTHS, Region, layout_to_json, nested
+from protocol.weights import Weights
 
 log = logging.getLogger(__name__)
 
@@ -208,3 +209,20 @@ def costs(spec: ModelSpec) -> dict[float, Cost]:
     axes = layout(spec)
     cuts = {width: nested(axes, width) for width in WIDTHS}
     return {width: Cost(Region(axes, cut).parameters, flops(spec, cut)) for width, cut in cuts.items()}
+
+
+def weights_of(
+    session: Session, blobs: Blobs, read: Callable[[int, int, int], bytes], run: str
+) -> tuple[ModelSpec, Weights, int]:
+    """Model, weights and number of a run's newest version, worked out beside whoever trains it; nothing is written.
+
+    ``read`` gives the body of an update by segment, offset and size. ShoalError not-found if there is no such run.
+    """
+    row = session.get(models.Run, run)
+    if row is None:
+        raise ShoalError("not-found", f"There is no run {run[:80]!r}")
+    spec = ModelSpec.from_json(session.scalars(select(models.Model.spec).filter_by(id=row.model_id)).one())
+    live = LiveRun(row, spec, None, blobs)
+    live.recover(session, read)
+    core = live.engine.core
+    return spec, core.weights, core.version

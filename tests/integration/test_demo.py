@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from coordinator.compiler.zoo import ZOO
+from coordinator.training.recipe import presets
 from tests.integration.fleet import SHOAL, single_threaded
 
 SHAPE = {"reached", "accuracy", "target", "seconds", "first_accuracy_seconds", "versions", "updates", "devices"}
@@ -79,10 +81,10 @@ def test_a_port_in_use_is_named(tmp_path: Path) -> None:
     ("options", "sentence"),
     [
         (("--home", "{file}/below"), "The home folder {file}/below cannot be written"),
-        (("--recipe", "fedbluff"), "There is no recipe 'fedbluff', only fedasmu, fedasync, fedavg, fedbuff-heterofl, "),
+        (("--recipe", "fedbluff"), f"There is no recipe 'fedbluff', only {', '.join(presets())}"),
         (("--data", "{file}"), "{file} is not an npz file with arrays x and y"),
         (("--data", "{few}"), "expected at least 100 samples"),
-        (("--model", "vgg16"), "known models: mlp, cnn, cnn1d, resnet8, dscnn, lstm, digits"),
+        (("--model", "vgg16"), f"known models: {', '.join(ZOO)}"),
     ],
 )
 def test_what_cannot_be_used_is_named_in_one_sentence(tmp_path: Path, options: tuple[str, str], sentence: str) -> None:

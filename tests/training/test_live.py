@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from sqlalchemy import delete, update
 
-from coordinator.store import models
+from coordinator.errors import ShoalError
+from coordinator.store import models, segments
 from coordinator.training import live
 from coordinator.training.live import costs
 from coordinator.training.runs import read_spec
@@ -351,3 +352,31 @@ def test_a_run_whose_past_is_lost_is_left_alone_and_the_others_go_on(house, capl
     (event,) = house.events("run-unrecoverable")
     assert f"Run {lost} is at version {versions[lost]} in the ledger, but" in event
     assert house.row(models.Run, id=lost).version == versions[lost]
+
+
+# -- read beside the steward -------------------------------------------------------------------------------------
+
+
+@recipes
+def test_the_weights_of_a_run_are_read_while_it_trains(house, recipe):
+    """From no snapshot, and from one with inputs after it; nothing is written."""
+    run = house.start_run(recipe)
+    a, b = house.enrol("a", "b")
+    for _ in range(2):
+        for device in (a, b, a, b):
+            device.deliver(device.check_in())
+        newest = max(house.rows(models.ModelVersion), key=lambda row: row.version)
+        before = files(house)
+        with house.database.read() as session:
+            spec, weights, version = live.weights_of(
+                session, house.blobs, lambda *place: segments.read(house.home / "segments", *place), run
+            )
+        assert (spec.name, version, digest(weights)) == ("toy", newest.version, newest.sha256)
+        assert version > 0
+        assert files(house) == before
+        house.reopened()
+
+
+def test_the_weights_of_no_run_are_not_found(house):
+    with house.database.read() as session, pytest.raises(ShoalError, match="There is no run 'gone-1'"):
+        live.weights_of(session, house.blobs, house.segments.read, "gone-1")
