@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
-import os
 import warnings
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from torch import nn
 
 from coordinator.compiler.export import export
 from coordinator.compiler.onnx_import import import_onnx
@@ -18,15 +19,6 @@ from coordinator.compiler.spec import ModelSpecError
 from .onnx_graphs import ours, reference
 from .test_export import RUNTIMES, as_trained, run, trained
 from .test_numerics import drawn, models
-
-try:
-    import torch
-    from torch import nn
-except ImportError:
-    if os.environ.get("CI") == "true":
-        raise
-    pytest.skip("PyTorch is not installed (extra 'oracle')", allow_module_level=True)
-
 
 EXAMPLES = 60
 
