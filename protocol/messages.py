@@ -7,13 +7,13 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from attrs import Attribute, field, frozen, validators
+from attrs import Attribute, evolve, field, frozen, validators
 
 from .coding import CODINGS
 from .errors import ProtocolError, shown
 
 PROTOCOL = 1
-FEATURES = ("train", "int8")
+FEATURES = ("train", "int8", "commits", "refresh", "optimiser")
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,79}")
@@ -75,8 +75,14 @@ class Blob(Message):
 class Plan(Message):
     """Everything a device needs to know about one piece of training.
 
-    ``steps`` local SGD steps on batches of ``batch`` samples at ``learning_rate``; the update travels in
-    ``coding``.
+    SGD on batches of ``batch`` samples at ``learning_rate``. A commit is due after ``steps`` steps, or, where
+    ``seconds`` is set, at the end of the first batch after so many seconds of training since the last commit and
+    after ``steps`` steps at the latest. Training goes on for ``commits`` commits without waiting for anybody. After
+    ``refresh`` steps of the assignment the device asks for the fresh model. ``momentum`` with ``dampening`` (its
+    velocity begins at zero with every assignment), ``weight_decay``, ``clip`` (largest norm of a gradient, 0: any)
+    and ``proximal`` (weight of the pull towards the weights that training began with) act as
+    :class:`coordinator.compiler.optimiser.Training` says. ``roll`` shifts the subnetwork's channels. The update
+    travels in ``coding``.
     """
 
     width: float = field(validator=_between(1 / 1024, 1))
@@ -84,6 +90,28 @@ class Plan(Message):
     steps: int = field(validator=_between(1, 1_000_000))
     learning_rate: float = field(validator=_between(0, 1000))
     coding: str = field(validator=_check(lambda value: value in CODINGS, f"one of {', '.join(CODINGS)}"))
+    seconds: float | None = field(default=None, validator=validators.optional(_between(0.001, 1e6)))
+    commits: int = field(default=1, validator=_between(1, 1_000_000))
+    refresh: int | None = field(default=None, validator=validators.optional(_between(1, 1_000_000)))
+    momentum: float = field(default=0.0, validator=_between(0, 1))
+    dampening: float = field(default=0.0, validator=_between(0, 1))
+    weight_decay: float = field(default=0.0, validator=_between(0, 100))
+    clip: float = field(default=0.0, validator=_between(0, 1e9))
+    proximal: float = field(default=0.0, validator=_between(0, 1e6))
+    roll: int = field(default=0, validator=_count)
+
+    def within(self, features: tuple[str, ...]) -> Plan:
+        """This plan, less what an agent with ``features`` cannot do."""
+        plan = self
+        if self.coding != "float32" and self.coding not in features:
+            plan = evolve(plan, coding="float32")
+        if "commits" not in features:
+            plan = evolve(plan, seconds=None, commits=1)
+        if "refresh" not in features:
+            plan = evolve(plan, refresh=None)
+        if "optimiser" not in features:
+            plan = evolve(plan, momentum=0.0, dampening=0.0, weight_decay=0.0, clip=0.0, proximal=0.0)
+        return plan
 
 
 @frozen(kw_only=True)
@@ -134,8 +162,46 @@ class Retry(Message):
 
 
 @frozen(kw_only=True)
+class Amend(Message):
+    """A change of an assignment in hand, from the next batch on. The one with the highest ``number`` counts.
+
+    ``plan`` None: nothing more is wanted of it, for ``reason``; the device drops it and what it has not committed.
+    """
+
+    assignment: str = field(validator=_name)
+    number: int = field(validator=_count)
+    plan: Plan | None
+    reason: str = field(validator=_text)
+
+
+@frozen(kw_only=True)
+class Ask(Message):
+    """A device asks for the fresh model at ``step`` of its assignment; its training builds on ``version``."""
+
+    assignment: str = field(validator=_name)
+    commit: int = field(validator=_between(1, 1_000_000))
+    step: int = field(validator=_count)
+    version: int = field(validator=_count)
+
+
+@frozen(kw_only=True)
+class Fresh(Message):
+    """The global model at ``version``, to be merged into training at the next batch.
+
+    With w the device's weights and b its effective base: w ← (1 - merge)·w + merge·fresh + keep·(w - b) and
+    b ← (1 - merge)·b + merge·fresh. It only counts for who builds on an older version.
+    """
+
+    assignment: str = field(validator=_name)
+    version: int = field(validator=_count)
+    weights: Blob
+    merge: float = field(validator=_between(0, 1))
+    keep: float = field(validator=_between(0, 1))
+
+
+@frozen(kw_only=True)
 class Progress(Message):
-    """Sent when training starts (step 0) and now and then after."""
+    """Sent when training starts (step 0) and now and then after; ``step`` counts over the whole assignment."""
 
     assignment: str = field(validator=_name)
     step: int = field(validator=_count)
@@ -143,11 +209,39 @@ class Progress(Message):
 
 
 @frozen(kw_only=True)
+class Merge(Message):
+    """A fresh model was merged after ``step`` steps of the assignment, as :class:`Fresh` told.
+
+    ``loss_before`` and ``loss_after`` are mean losses of the same batch, None where none was left to measure them on.
+    """
+
+    step: int = field(validator=_count)
+    version: int = field(validator=_count)
+    merge: float = field(validator=_between(0, 1))
+    keep: float = field(validator=_between(0, 1))
+    loss_before: float | None = field(default=None, validator=validators.optional(_between(-1e30, 1e30)))
+    loss_after: float | None = field(default=None, validator=validators.optional(_between(-1e30, 1e30)))
+
+
+_merges = _check(lambda value: len(value) <= 64, "at most 64 merges")
+
+
+@frozen(kw_only=True)
 class Lineage(Message):
-    """What a difference is relative to: the weights of ``version`` in channel layout ``shape_epoch``."""
+    """What a difference is relative to.
+
+    The first commit starts from the weights of ``version``, every other one from where the commit before it ended;
+    ``version`` is then the newest that had been merged. ``merges`` are those since, oldest first.
+    """
 
     version: int = field(validator=_count)
     shape_epoch: int = field(validator=_count)
+    merges: tuple[Merge, ...] = field(default=(), validator=_merges)
+
+    @property
+    def newest(self) -> int:
+        """The newest version that the difference builds on."""
+        return self.merges[-1].version if self.merges else self.version
 
 
 @frozen(kw_only=True)
@@ -184,6 +278,8 @@ class Update(Message):
     size: int = field(validator=_between(1, 1 << 32))
     sha256: str = field(validator=_sha256)
     chunk: int = field(validator=_between(0, 1 << 20))
+    last: bool = True
+    """No further commit of this assignment will come."""
 
     @property
     def key(self) -> tuple[str, int]:
