@@ -40,6 +40,7 @@ class BasePlan:
     weight_decay: float = 0.0
     clip: float = 0.0
     proximal: float = 0.0
+    evaluate: bool = False
 
     def plan(self) -> Plan:
         given = asdict(self, filter=lambda a, _: a.name != "lease")
