@@ -48,7 +48,8 @@ class LiveRun:
         self._blobs = blobs
         self._layout = layout(spec)
         cookbook, costs = recipe.parse(row.recipe), partial(cost, spec)
-        setting = Setting(row.id, cookbook, self._layout, costs, row.seed, row.target, bool(row.control))
+        measured, control = bool(row.dataset), bool(row.control)
+        setting = Setting(row.id, cookbook, self._layout, costs, row.seed, row.target, measured, control)
         self.engine = Engine(setting, initial_weights(spec, np.random.default_rng(row.seed)))
         self._artifacts: dict[tuple[float, int, Training, int], tuple[str, int]] = {}
         self._current: dict[tuple[float, int], tuple[str, int]] = {}
