@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from attrs import frozen
+from attrs import field, frozen
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
@@ -26,14 +26,16 @@ class Replay:
     """What came out: ``version`` with ``weights`` and their hash, after so many ``inputs``.
 
     ``compared`` versions of the ledger had hashes to compare with; ``differs`` is the first of them with another one.
+    ``snapshot`` is the whole state of the engine.
     """
 
     spec: ModelSpec
     version: int
-    weights: Weights
+    weights: Weights = field(repr=False)
     inputs: int
     compared: int
     differs: int | None
+    snapshot: bytes = field(repr=False)
 
     @property
     def sha256(self) -> str:
@@ -72,7 +74,7 @@ def replay(
     if not without and core.version != row.version:
         reason = f"its inputs lead to version {core.version}, the ledger has {row.version}: some may have been pruned"
         raise ShoalError("database-unusable", f"Run {run} cannot be replayed: {reason}")
-    return Replay(spec, core.version, core.weights, total, compared, differs)
+    return Replay(spec, core.version, core.weights, total, compared, differs, engine.snapshot())
 
 
 def _hashes(session: Session, run: str) -> Iterator[tuple[int, str]]:
