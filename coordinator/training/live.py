@@ -7,25 +7,26 @@ import logging
 from collections import Counter
 from collections.abc import Callable
 
-import numpy as np
 from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
 from coordinator.compiler.compile import compile_model
 from coordinator.compiler.cost import flops
-from coordinator.compiler.shapes import initial_weights, layout
+from coordinator.compiler.shapes import layout
 from coordinator.compiler.spec import ModelSpec
+from coordinator.compiler.targets import reads, target_of
 from coordinator.errors import ShoalError
 from coordinator.store import ledger, models
 from coordinator.store.blobs import Blobs
 from coordinator.store.ledger import Delivery
 from coordinator.strategies.base import Cost
-from coordinator.training import journal, recipe
+from coordinator.training import initial, journal, recipe
 from coordinator.training.engine import Engine, Setting
 from coordinator.training.evaluation import Evaluation
 from coordinator.training.inputs import Offered
 from protocol import tensors
 from protocol.errors import ProtocolError
+from protocol.messages import Plan
 from protocol.subnetwork import WIDTHS, Region, layout_to_json, nested
 from protocol.weights import Weights
 
@@ -36,7 +37,7 @@ SNAPSHOT_INPUTS = 200
 
 
 class LiveRun:
-    """One run in memory. Belongs to the steward's thread."""
+    """One run in memory. Belongs to the steward's thread. ShoalError not-found if its first weights are gone."""
 
     def __init__(self, row: models.Run, spec: ModelSpec, evaluation: Evaluation | None, blobs: Blobs) -> None:
         self.id = row.id
@@ -45,8 +46,8 @@ class LiveRun:
         self._blobs = blobs
         self._layout = layout(spec)
         setting = Setting(row.id, recipe.parse(row.recipe), self._layout, costs(spec), row.seed, row.target)
-        self.engine = Engine(setting, initial_weights(spec, np.random.default_rng(row.seed)))
-        self._artifacts: dict[tuple[float, int], tuple[str, int]] = {}
+        self.engine = Engine(setting, initial.weights(row, spec, blobs))
+        self._artifacts: dict[tuple[float, int, str], tuple[str, int]] = {}
         self._current: dict[float, tuple[str, int]] = {}
         self._version = -1
         self._users: Counter[str] = Counter()
@@ -56,19 +57,20 @@ class LiveRun:
 
     # -- what devices fetch --------------------------------------------------------------------------------------
 
-    def delivery(self, offer: Offered) -> Delivery:
-        """Artifact and cut weights for a new offer, stored as blobs."""
-        artifact = self._artifact(offer.plan.width, offer.plan.batch)
+    def delivery(self, offer: Offered, runtime: str) -> Delivery:
+        """Artifact and cut weights for a new offer, stored as blobs; ``runtime`` is what the device trains with."""
+        artifact = self._artifact(offer.plan, target_of(runtime))
         weights = self._cut(offer.plan.width)
         self._use(offer.assignment, weights[0])
         return Delivery(*artifact, *weights)
 
-    def delivery_again(self, session: Session, offer: Offered) -> Delivery:
-        """What was offered before; ShoalError not-found if its weights are gone. An artifact that is gone is compiled
-        anew."""
+    def delivery_again(self, session: Session, offer: Offered, runtime: str) -> Delivery:
+        """What was offered before; ShoalError not-found if its weights are gone. An artifact that is gone, or that the
+        device's runtime does not read any more, is compiled anew."""
         artifact, weights = ledger.delivery(session, offer.assignment)
-        if not self._blobs.has(artifact):
-            artifact = self._artifact(offer.plan.width, offer.plan.batch)[0]
+        target = target_of(runtime)
+        if not self._readable(artifact, target):
+            artifact = self._artifact(offer.plan, target)[0]
             # Another compiler than the one before may have made other bytes: devices fetch what their row names.
             mine = models.Assignment.id == offer.assignment
             session.execute(update(models.Assignment).where(mine).values(artifact_sha256=artifact))
@@ -104,12 +106,20 @@ class LiveRun:
         self._weights_of[assignment] = weights
         self._users[weights] += 1
 
-    def _artifact(self, width: float, batch: int) -> tuple[str, int]:
-        known = self._artifacts.get((width, batch))
+    def _artifact(self, plan: Plan, target: str) -> tuple[str, int]:
+        key = plan.width, plan.batch, target
+        known = self._artifacts.get(key)
         if known is None or not self._blobs.has(*known):
-            content = compile_model(self.spec, nested(self._layout, width), batch, "train").content
-            known = self._artifacts[width, batch] = self._blobs.put(content), len(content)
+            made = compile_model(self.spec, nested(self._layout, plan.width), plan.batch, "train", target=target)
+            content = made.for_backend(target)
+            known = self._artifacts[key] = self._blobs.put(content), len(content)
         return known
+
+    def _readable(self, artifact: str, target: str) -> bool:
+        try:
+            return reads(target, self._blobs.get(artifact))
+        except ShoalError:
+            return False
 
     def _cut(self, width: float) -> tuple[str, int]:
         """The current version's weights at a width; cut once per version, and again should the file have gone."""

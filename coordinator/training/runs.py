@@ -18,7 +18,7 @@ from coordinator.store import models
 from coordinator.store.blobs import Blobs
 from coordinator.store.ledger import Ledger
 from coordinator.store.segments import Segments
-from coordinator.training import journal, recipe
+from coordinator.training import initial, journal, recipe
 from coordinator.training.evaluation import Evaluation, read_dataset
 from coordinator.training.inputs import (
     Changed,
@@ -51,7 +51,8 @@ _INPUT = insert(models.table_of(models.Input))
 
 @frozen(eq=False)
 class Wanted:
-    """What a run is to be made of, read and checked; ``dataset`` is the path of its test set, or nothing."""
+    """What a run is to be made of, read and checked; ``dataset`` is the path of its test set, or nothing, ``weights``
+    the file it begins with, if not with weights its seed draws."""
 
     spec: ModelSpec
     recipe: recipe.Recipe
@@ -59,6 +60,7 @@ class Wanted:
     dataset: str
     target: float | None
     seed: int
+    weights: bytes | None = field(default=None, repr=False)
 
 
 @define
@@ -101,7 +103,8 @@ class Runs:
         for effect in run.engine.handle(given, turn.now):
             match effect:
                 case Offered():
-                    self._offer(turn, run, book, effect)
+                    assert isinstance(given, CheckedIn)
+                    self._offer(turn, run, book, effect, given.check_in.runtime)
                 case Deferred():
                     turn.seen(effect.device, assignment_id=None)
                     seconds = self.pace if effect.seconds is None else effect.seconds
@@ -128,11 +131,11 @@ class Runs:
             run.snapshot(turn.session, self.seq, turn.now)
         turn.after.append(run.sweep)
 
-    def _offer(self, turn: Turn, run: LiveRun, book: Ledger, offer: Offered) -> None:
+    def _offer(self, turn: Turn, run: LiveRun, book: Ledger, offer: Offered, runtime: str) -> None:
         if offer.again:
-            delivery = run.delivery_again(turn.session, offer)
+            delivery = run.delivery_again(turn.session, offer, runtime)
         else:
-            delivery = run.delivery(offer)
+            delivery = run.delivery(offer, runtime)
             book.offered(offer, delivery)
         turn.seen(offer.device, assignment_id=offer.assignment)
         message = Assignment(
@@ -200,6 +203,7 @@ class Runs:
             recipe=cookbook.to_toml(),
             recipe_name=cookbook.name,
             seed=wanted.seed,
+            initial_sha256=None if wanted.weights is None else self.blobs.put(wanted.weights, durable=True),
             target=wanted.target,
             dataset=wanted.dataset,
             state="running",
@@ -256,8 +260,8 @@ class Runs:
         going = models.Run.state.not_in(ENDED) & ~models.Run.simulated
         for row in turn.session.execute(select(models.Run).where(going)).scalars().all():
             book = Ledger(turn.session, row.id, turn.now, self.heartbeat)
-            run = self._rebuild(row, turn, book)
             try:
+                run = self._rebuild(row, turn, book)
                 inputs = run.recover(turn.session, self.segments.read)
             except ShoalError as error:
                 # One run whose past is lost must not keep the others from going on.
@@ -294,7 +298,9 @@ class Runs:
                 run.snapshot(turn.session, self.seq, turn.now)
 
 
-def prepare(*, model: str, recipe_text: str, dataset: str, target: float | None, seed: int) -> Wanted:
+def prepare(
+    *, model: str, recipe_text: str, dataset: str, target: float | None, seed: int, weights: str = ""
+) -> Wanted:
     """Read and check everything a run is made of, and compile what measures it: seconds, on the thread of whoever
     asks. ShoalError with what does not fit."""
     spec = read_spec(model)
@@ -305,10 +311,11 @@ def prepare(*, model: str, recipe_text: str, dataset: str, target: float | None,
         raise ShoalError("bad-request", "a target needs the coordinator's own test set: name a dataset")
     if not 0 <= seed < 1 << 31:
         raise ShoalError("bad-request", f"seed is {seed}, expected a whole number from 0 to 2147483647")
+    began = initial.read_file(Path(weights), spec) if weights else None
     if not dataset:
-        return Wanted(spec, cookbook, None, "", target, seed)
+        return Wanted(spec, cookbook, None, "", target, seed, began)
     evaluation = Evaluation(spec, read_dataset(Path(dataset), spec))
-    return Wanted(spec, cookbook, evaluation, str(Path(dataset).resolve()), target, seed)
+    return Wanted(spec, cookbook, evaluation, str(Path(dataset).resolve()), target, seed, began)
 
 
 def read_spec(model: str) -> ModelSpec:

@@ -14,6 +14,7 @@ import sys
 import threading
 from contextlib import closing
 from datetime import UTC, datetime
+from pathlib import Path
 
 import click
 import pyarrow
@@ -173,17 +174,18 @@ class TestOperating:
         assert said.exit_code == 1
         assert "Error: There is no such thing: There is n" in said.output
 
-    def test_a_run_is_started_from_files_listed_steered_and_stopped(self, shoal, running, tmp_path):
+    def test_a_run_is_started_from_files_listed_steered_and_stopped(self, shoal, running, services, tmp_path):
         (tmp_path / "spec.json").write_text('{"layers": []}')
         started = shoal(
             *("run", "start", "--model", str(tmp_path / "spec.json"), "--recipe", "fedbuff", "--dataset", "test.npz"),
-            *("--target", "0.9", "--seed", "7", "--name", "run-2", "--json"),
+            *("--target", "0.9", "--seed", "7", "--name", "run-2", "--weights", "given.safetensors", "--json"),
         )
         assert started.exit_code == 0, started.output
         found = json.loads(started.output)
         assert (found["row"]["id"], found["seed"], found["row"]["created_by"]) == ("run-2", 7, "local")
         assert found["dataset"].startswith("/")
         assert found["dataset"].endswith("test.npz")
+        assert services.commands.given == [str(Path("given.safetensors").absolute())]
         listed = shoal("run", "list").output
         assert all(run in listed for run in ("run-1", "run-2"))
         for action, state in (("pause", "paused"), ("resume", "running"), ("stop", "stopped")):
@@ -497,12 +499,12 @@ class TestDatabase:
 
     def test_upgrade_makes_it_and_check_finds_it_well(self, shoal, tmp_path):
         new = str(tmp_path / "new folder #1")
-        assert "has revision 0002" in shoal("db", "upgrade", SHOAL_HOME=new).output
+        assert "has revision 0003" in shoal("db", "upgrade", SHOAL_HOME=new).output
         assert shoal("db", "path", SHOAL_HOME=new).output == f"{new}/shoal.db\n"
         checked = shoal("db", "check", "--json", SHOAL_HOME=new)
         assert checked.exit_code == 0, checked.output
         found = json.loads(checked.output)
-        assert (found["revision"], found["newest"], found["integrity"]) == ("0002", "0002", "ok")
+        assert (found["revision"], found["newest"], found["integrity"]) == ("0003", "0003", "ok")
         assert found["rows"]["device"] == 0
 
     def test_check_counts_rows(self, shoal, running):
@@ -528,7 +530,7 @@ class TestDatabase:
     def test_a_home_is_backed_up_and_restored(self, shoal, running, home, tmp_path):
         said = shoal("db", "backup", str(tmp_path / "shoal.tar"))
         assert said.exit_code == 0, said.output
-        assert "of revision 0002" in said.output
+        assert "of revision 0003" in said.output
         new = str(tmp_path / "new")
         assert shoal("db", "restore", str(tmp_path / "shoal.tar"), "--home", new).exit_code == 0
         ids = [
