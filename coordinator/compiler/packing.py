@@ -1,8 +1,8 @@
 """The two tables a model file has hundreds of, written without what they have in common.
 
 The schema's object API writes every shape and every operator's options anew, and every field that nobody uses. A
-FlatBuffer may point at one vector or table from many places: files become a fifth smaller, and are written in two thirds
-of the time.
+FlatBuffer may point at one vector or table from many places: files become a fifth smaller, and are written in two
+thirds of the time.
 """
 
 from __future__ import annotations
