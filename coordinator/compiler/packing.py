@@ -15,7 +15,7 @@ from ai_edge_litert import schema_py_generated as schema
 from attrs import define, frozen
 
 
-class Builder(flatbuffers.Builder):  # type: ignore[misc]
+class Builder(flatbuffers.Builder):
     """Knows what has been written already."""
 
     def __init__(self, size: int) -> None:
