@@ -48,7 +48,7 @@ from coordinator.compiler.objectives import (
     SoftmaxCrossEntropy,
 )  # fmt: skip
 from coordinator.compiler.optimiser import Training
-from coordinator.compiler.shapes import layout
+from coordinator.compiler.shapes import layout, made_axis
 from coordinator.compiler.spec import Conv2D, Dense, Flatten, Layer, MaxPool, ModelSpec, ModelSpecError, Relu
 from coordinator.compiler.targets import TARGETS, Target
 from coordinator.compiler.zoo import ZOO
@@ -268,7 +268,8 @@ def check(
                 assert result.correct == pytest.approx(correct, rel=1e-6)
                 for name, value in result.found.items():
                     np.testing.assert_allclose(value, exact.statistics[name].detach(), rtol=1e-5, atol=1e-5)
-            allowed = 3 * np.abs(single_squared - squared) + 1e-4 * squared + 1e-7 * squared.max() + 1e-8
+            near = 1e-3 if number else 1e-4  # later the weights differ by rounding already, and a norm may amplify it
+            allowed = 3 * np.abs(single_squared - squared) + near * squared + 1e-7 * squared.max() + 1e-8
             assert (np.abs(result.squared_gradient - squared) <= allowed).all()
     want, near = exact.weights(), single.weights()
     assert max(np.abs(want[name] - start[name]).max() for name in start) >= 0.01
@@ -485,8 +486,11 @@ def drawn(count: int):
 
 def check_drawn(spec: ModelSpec, width: float, batch: int) -> None:
     norms = any(isinstance(layer, BatchNorm | LayerNorm) for layer in spec.layers)
-    # Of one or two rows a norm may make nothing but the sign: what is left is rounding, which no rule judges.
-    check(spec, BACKENDS, nested(layout(spec), width), 16 if norms else batch)
+    # Of two numbers a norm makes nothing but the sign: what is left is rounding, which no rule judges.
+    subnetwork = nested(layout(spec), width)
+    for index, layer in enumerate(spec.layers):
+        assume(not isinstance(layer, LayerNorm) or subnetwork.size(made_axis(spec, index)) != 2)
+    check(spec, BACKENDS, subnetwork, 16 if norms else batch)
 
 
 @drawn(EXAMPLES)
