@@ -51,7 +51,7 @@ def run(progress: Callable[[str], None]) -> list[Row]:
 
 
 def _memory(progress: Callable[[str], None]) -> list[Row]:
-    """Rows ``training_step.<model>.<runtime>.rss_mb``: MiB at the peak of a process that trains, PyTorch's as reference."""
+    """Rows ``training_step.<model>.<runtime>.rss_mb``: MiB at the peak of a process that trains; PyTorch's beside."""
     rows: list[Row] = []
     for model in MODELS:
         reference = resident.peak(model, "torch")

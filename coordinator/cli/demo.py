@@ -93,7 +93,7 @@ def _demo(
     rng = np.random.default_rng(seed)
     samples = data.from_file(data_file) if data_file else data.handwritten_digits()
     network = text_of(model) if model else _model(samples)
-    fastest = fleet.pace(_fitting(network, weights), devices)
+    fastest = fleet.pace(_fitting(network, weights, samples, data_file), devices)
     test, train = data.split(samples, rng)
     hands = data.deal(train, devices, rng)
     cookbook = recipes.load(text_of(recipe)).to_toml()
@@ -124,9 +124,17 @@ def _demo(
         return final.reached
 
 
-def _fitting(network: str, weights: Path | None) -> ModelSpec:
-    """The model, which the weights fit: looked at before anything is started."""
-    spec = read_spec(network)
+def _fitting(network: str, weights: Path | None, samples: data.Samples, file: Path | None) -> ModelSpec:
+    """The model, which samples and weights fit: looked at before anything is started."""
+    spec, named = read_spec(network), file or "The digits"
+    if samples.x.shape[1:] != spec.input:
+        shape = samples.x.shape[1:]
+        raise ShoalError("bad-dataset", f"{named}: samples have the shape {shape}, model {spec.name} takes {spec.input}")
+    if samples.classes > spec.classes:
+        raise ShoalError(
+            "bad-dataset",
+            f"{named}: there is a label {samples.classes - 1}, model {spec.name} knows 0 to {spec.classes - 1}",
+        )
     if weights is not None:
         initial.read_file(weights, spec)
     return spec
