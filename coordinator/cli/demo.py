@@ -129,7 +129,8 @@ def _fitting(network: str, weights: Path | None, samples: data.Samples, file: Pa
     spec, named = read_spec(network), file or "The digits"
     if samples.x.shape[1:] != spec.input:
         shape = samples.x.shape[1:]
-        raise ShoalError("bad-dataset", f"{named}: samples have the shape {shape}, model {spec.name} takes {spec.input}")
+        detail = f"{named}: samples have the shape {shape}, model {spec.name} takes {spec.input}"
+        raise ShoalError("bad-dataset", detail)
     if samples.classes > spec.classes:
         raise ShoalError(
             "bad-dataset",
