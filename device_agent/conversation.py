@@ -169,13 +169,18 @@ class Discard:
 
 @frozen
 class Beat:
-    """Send telemetry. ``spool``: bytes without a receipt; ``since``: seconds since the first assignment."""
+    """Send telemetry. ``spool``: bytes without a receipt; ``since``: seconds since the first assignment.
+
+    ``goodput`` of uploads in bytes/s, ``upload``: seconds the last one took.
+    """
 
     state: str
     assignment: str | None
     step: int | None
     spool: int
     since: float
+    goodput: float | None = None
+    upload: float | None = None
 
 
 Event = (

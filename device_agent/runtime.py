@@ -44,8 +44,12 @@ class ArtifactError(ValueError):
 
 
 def backends() -> list[str]:
-    """The runtimes that are installed, the preferred one first, NumPy last; nothing is imported to find out."""
-    return [name for name, module in MODULES.items() if importlib.util.find_spec(module.partition(".")[0])]
+    """The runtimes that can be used, the preferred one first, NumPy last; nothing is imported to find out.
+
+    tflite-runtime 2.14 was built against NumPy 1: under NumPy 2 it imports, and fails when it is used.
+    """
+    there = [name for name, module in MODULES.items() if importlib.util.find_spec(module.partition(".")[0])]
+    return [name for name in there if name != "tflite" or int(np.__version__.partition(".")[0]) < 2]
 
 
 @frozen

@@ -99,12 +99,13 @@ class _Work:
 
 
 class Session:
-    """``offer``: the check-in to send, but for its id, held and unsent; ids are ``<boot>.<counter>``."""
+    """``offer``: the check-in to send, but for its id, held and unsent; ids are ``<boot>.<counter>``. It may be
+    replaced at any time; while it is None the device asks for no work."""
 
     def __init__(
-        self, offer: CheckIn, boot: str, heartbeat: float, rng: Chance, saved: Saved, now: float
+        self, offer: CheckIn | None, boot: str, heartbeat: float, rng: Chance, saved: Saved, now: float
     ) -> None:
-        self._offer = offer
+        self.offer = offer
         self._boot = boot
         self._heartbeat = heartbeat
         self._rng = rng
@@ -207,7 +208,8 @@ class Session:
 
     @property
     def _wants_work(self) -> bool:
-        return (self._work is None or self._work.state == "held") and len(self._outbox) < WAITING
+        free = self._work is None or self._work.state == "held"
+        return free and self.offer is not None and len(self._outbox) < WAITING
 
     def _check_in(self, now: float) -> None:
         self._counter += 1
@@ -215,7 +217,8 @@ class Session:
         self._check_in_at = now + self._jittered(self._answer)
         self._answer = min(2 * self._answer, ANSWER_LIMIT)
         held = self._work.assignment.id if self._work else None
-        offer = evolve(self._offer, id=self._pending, held=held, unsent=self._outbox.assignments)
+        assert self.offer is not None
+        offer = evolve(self.offer, id=self._pending, held=held, unsent=self._outbox.assignments)
         self._publish("check-in", offer)
 
     def _told_to_wait(self, retry: Retry, now: float) -> None:
@@ -365,6 +368,8 @@ class Session:
             work.step if work else None,
             self._outbox.size,
             since,
+            self._outbox.goodput,
+            self._outbox.last_upload,
         )
 
     def _jittered(self, seconds: float) -> float:

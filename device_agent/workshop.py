@@ -19,6 +19,7 @@ from .conversation import Failed, Fetched, Progressed
 from .dataset import Dataset
 from .download import Blobs, DownloadFailed, Fetching
 from .feedback import Base, read_base
+from .gate import Gate
 from .runtime import TrainStep
 from .trainer import Cancelled, Diverged, LocalResult, seeded, train
 
@@ -48,14 +49,15 @@ class Workshop:
     def __init__(
         self,
         blobs: Blobs,
-        dataset: Dataset,
+        gate: Gate,
         backend: str | None,
         threads: int,
         pace: float,
         report: Callable[[object], None],
     ) -> None:
         self._blobs = blobs
-        self._dataset = dataset
+        self._gate = gate
+        self.dataset: Dataset | None = None  # what the next assignment trains on
         self._backend = backend
         self._threads = threads
         self._pace = pace
@@ -86,7 +88,7 @@ class Workshop:
     def training(self) -> float:
         """Seconds spent training since the start, pacing included."""
         since = self._training_since
-        return self._past + (0.0 if since is None else time.monotonic() - since)
+        return self._past + (0.0 if since is None else self._gate.clock() - since)
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
@@ -106,7 +108,7 @@ class Workshop:
         self._report(Fetched(assignment.id, time.monotonic() - started, size))
 
     def _train(self, assignment: Assignment) -> None:
-        self._training_since = time.monotonic()
+        self._training_since = self._gate.clock()
         try:
             self._report(self._trained(assignment))
         except Cancelled:
@@ -137,8 +139,11 @@ class Workshop:
         return read_base(blob)
 
     def _run(self, assignment: Assignment, base: Base) -> LocalResult:
+        dataset = self.dataset
+        if dataset is None:
+            raise Unfit("there is no training data that can be used")
         step = self._prepared(assignment)
-        _check(assignment, base, step, self._dataset)
+        _check(assignment, base, step, dataset)
         reported = -PROGRESS
 
         def progress(number: int, loss: float | None) -> None:
@@ -152,12 +157,12 @@ class Workshop:
             step,
             base.weights,
             assignment.plan,
-            self._dataset,
+            dataset,
             seeded(assignment.id),
             on_progress=progress,
-            cancelled=self._stopping.is_set,
+            cancelled=lambda: not self._gate.passed(self._stopping),
             pace=self._pace,
-            clock=time.monotonic,
+            clock=self._gate.clock,
             sleep=self._stopping.wait,
         )
 

@@ -14,6 +14,8 @@ from .errors import ProtocolError, shown
 
 PROTOCOL = 1
 FEATURES = ("train", "int8")
+MAX_LABELS = 4096
+"""Classes of the largest label histogram a device may tell."""
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,79}")
@@ -56,6 +58,13 @@ _values = _check(
     lambda value: len(value) <= 4096 and all(_storable(k, 200) and 0 <= v < math.inf for k, v in value.items()),
     "at most 4096 numbers ≥ 0 with short names",
 )
+_share = _between(0, 1)
+
+
+def _one_per_class(check_in: CheckIn, attribute: Attribute[Any], value: tuple[int, ...]) -> None:
+    if len(value) != check_in.classes or len(value) > MAX_LABELS or not all(0 <= n < 1 << 31 for n in value):
+        expected = f"a count for each of the {check_in.classes} classes, which are at most {MAX_LABELS}"
+        raise ProtocolError(f"{attribute.name} is {shown(value)}, expected {expected}")
 
 
 @frozen(kw_only=True)
@@ -92,7 +101,7 @@ class CheckIn(Message):
 
     ``samples`` training samples of shape ``input`` with labels below ``classes``; ``held`` is the assignment
     the device still has in its spool, None if it is free; ``unsent`` are those whose updates wait for a final
-    receipt.
+    receipt. ``labels`` counts the samples of each class, None unless the device's owner allows it to be told.
     """
 
     id: str = field(validator=_name)
@@ -107,6 +116,7 @@ class CheckIn(Message):
     unsent: tuple[str, ...] = field(
         validator=_check(lambda v: len(v) <= 256 and all(map(_NAME.fullmatch, v)), "at most 256 assignments")
     )
+    labels: tuple[int, ...] | None = field(default=None, validator=validators.optional(_one_per_class))
 
 
 @frozen(kw_only=True)
@@ -223,7 +233,12 @@ class Receipt(Message):
 
 @frozen(kw_only=True)
 class Telemetry(Message):
-    """Heartbeat; None is what a board cannot measure. Sizes in bytes, temperature in °C, load in cores."""
+    """Heartbeat; None is what a board cannot measure. Sizes in bytes, temperature in °C, load in cores.
+
+    ``cpu`` is the busy share of all cores since the last heartbeat, ``battery`` in percent, ``goodput`` of uploads in
+    bytes/s, ``throttled`` the reasons for which the board slows itself down now. ``phases`` holds the seconds that
+    the last download, training, encoding and upload took. ``waiting`` says why the device takes no work.
+    """
 
     boot: str = field(validator=_name)
     uptime: float = field(validator=_seconds)
@@ -238,6 +253,14 @@ class Telemetry(Message):
     spool: int = field(validator=_natural)
     training: float = field(validator=_seconds)
     since: float = field(validator=_seconds)
+    cpu: float | None = field(default=None, validator=validators.optional(_share))
+    throttled: tuple[str, ...] | None = field(default=None, validator=validators.optional(_texts))
+    battery: float | None = field(default=None, validator=validators.optional(_between(0, 100)))
+    mains: bool | None = None
+    metered: bool | None = None
+    goodput: float | None = field(default=None, validator=validators.optional(_between(0, 1e12)))
+    phases: dict[str, float] | None = field(default=None, validator=validators.optional(_values))
+    waiting: str | None = field(default=None, validator=validators.optional(_text))
 
 
 @frozen(kw_only=True)
@@ -257,7 +280,7 @@ class Status(Message):
 
 @frozen(kw_only=True)
 class Capability(Message):
-    """What a device is: told at enrolment."""
+    """What a device is: told at enrolment. ``speed``: width, as in "0.25", to milliseconds of a reference model's step."""
 
     machine: str = field(validator=_text)
     system: str = field(validator=_text)
@@ -265,6 +288,7 @@ class Capability(Message):
     runtimes: tuple[str, ...] = field(validator=_texts)
     memory: int = field(validator=_natural)
     cores: int = field(validator=_natural)
+    speed: dict[str, float] | None = field(default=None, validator=validators.optional(_values))
 
 
 @frozen(kw_only=True)

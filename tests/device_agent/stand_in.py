@@ -29,6 +29,7 @@ from protocol.messages import (
     Blob,
     CheckIn,
     Chunk,
+    DeviceEvent,
     EnrolmentReply,
     EnrolmentRequest,
     Message,
@@ -36,6 +37,7 @@ from protocol.messages import (
     Receipt,
     Retry,
     Status,
+    Telemetry,
     Update,
 )
 from protocol.subnetwork import Region, layout_to_json, nested
@@ -77,6 +79,8 @@ class StandIn:
         self.claimed: dict[str, str] = {}
         self.answer: Callable[[Update], str] = lambda update: "stored"
         self.deaf = False  # while it is, chunks go unheard
+        self.events: list[DeviceEvent] = []
+        self.beats: list[Telemetry] = []
         self.changed = threading.Condition()
         self._open: str | None = None  # given out, and nothing heard of it since
         self._receiving: dict[tuple[str, int], Receiver] = {}
@@ -160,6 +164,10 @@ class StandIn:
                 self._on_check_in(decode(CheckIn, message.payload))
             elif channel.message is Update:
                 self._on_update(*unframe(Update, message.payload))
+            elif channel.message is DeviceEvent:
+                self.events.append(decode(DeviceEvent, message.payload))
+            elif channel.message is Telemetry:
+                self.beats.append(decode(Telemetry, message.payload))
             elif channel.message is Chunk and not self.deaf:
                 self._on_chunk(*unframe(Chunk, message.payload))
             self.changed.notify_all()
@@ -236,6 +244,7 @@ class StandIn:
             def do_POST(self) -> None:
                 request = decode(EnrolmentRequest, self.rfile.read(int(self.headers["Content-Length"])))
                 assert self.path == "/api/v1/enrol"
+                stand_in.capability = request.capability
                 known = stand_in.claimed.setdefault(request.token, request.secret)
                 if request.token != stand_in.token or known != request.secret:
                     problem = {
@@ -260,7 +269,7 @@ class StandIn:
                     assert "Authorization" not in self.headers
                     self._answer(200, stand_in.files.ca.read_bytes())
                     return
-                login = f"{DEVICE}:{stand_in._passwords[DEVICE]}".encode()
+                login = f"{DEVICE}:{stand_in._passwords.get(DEVICE)}".encode()
                 if self.headers["Authorization"] != f"Basic {base64.b64encode(login).decode()}":
                     self._answer(401, b"")
                     return

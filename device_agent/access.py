@@ -1,0 +1,27 @@
+"""Whether the coordinator still knows this device: asked over HTTP when the broker does not let it in."""
+
+from __future__ import annotations
+
+import base64
+import http.client
+
+from .address import Address
+
+_NOTHING = "/api/v1/device/blobs/" + "0" * 64
+TIMEOUT = 10.0  # seconds
+
+
+def granted(address: Address, device: str, secret: str) -> bool | None:
+    """False if the device was revoked (or never enrolled), None if nobody can tell now."""
+    login = base64.b64encode(f"{device}:{secret}".encode()).decode()
+    connection = address.connect(TIMEOUT)
+    try:
+        connection.request("GET", address.prefix + _NOTHING, headers={"Authorization": f"Basic {login}"})
+        status = connection.getresponse().status
+    except (OSError, http.client.HTTPException):
+        return None
+    finally:
+        connection.close()
+    if status == 401:
+        return False
+    return True if status in (200, 404) else None

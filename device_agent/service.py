@@ -1,0 +1,142 @@
+"""The agent as a systemd service: the unit, and what it tells systemd while it runs (sd_notify(3))."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import socket
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from .errors import HomeError
+
+UNIT = "shoal-agent.service"
+WATCHDOG = 60  # seconds of silence after which systemd starts the agent anew
+_TEMPLATE = """\
+[Unit]
+Description=Shoal agent
+After=network-online.target time-sync.target
+Wants=network-online.target
+StartLimitIntervalSec=600
+StartLimitBurst=20
+
+[Service]
+Type=notify
+NotifyAccess=main
+ExecStart={command}
+User={user}
+Environment=OMP_NUM_THREADS=1 PYTHONUNBUFFERED=1
+WatchdogSec={watchdog}
+TimeoutStartSec=120
+Restart=always
+RestartSec=10
+# Wrong settings and a device that is not enrolled want a person, not another try.
+RestartPreventExitStatus=2 3
+OOMPolicy=stop
+MemoryHigh=60%
+MemoryMax=75%
+
+NoNewPrivileges=true
+CapabilityBoundingSet=
+AmbientCapabilities=
+ProtectSystem=strict
+ReadWritePaths={home}
+ProtectHome={protect_home}
+PrivateTmp=true
+PrivateDevices={private_devices}
+ProtectClock=true
+ProtectHostname=true
+ProtectKernelLogs=true
+ProtectKernelModules=true
+ProtectKernelTunables=true
+ProtectControlGroups=true
+ProtectProc=invisible
+RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX
+RestrictNamespaces=true
+RestrictRealtime=true
+RestrictSUIDSGID=true
+LockPersonality=true
+RemoveIPC=true
+SystemCallArchitectures=native
+SystemCallFilter=@system-service
+UMask=0077
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+
+def unit(home: Path) -> str:
+    """The unit for the agent of ``home``; it runs as the home's owner and may write nowhere else."""
+    home = home.resolve()
+    found = shutil.which("shoal-agent", path=str(Path(sys.executable).parent))
+    program = _quoted(found) if found else f"{_quoted(sys.executable)} -m device_agent.cli"
+    return _TEMPLATE.format(
+        command=f"{program} run --home {_quoted(str(home))}",
+        user=_owner(home),
+        watchdog=WATCHDOG,
+        home=_quoted(str(home)),
+        protect_home="read-only" if Path("/home") in home.parents or Path("/root") in home.parents else "true",
+        # A Raspberry Pi's vcgencmd reads /dev/vcio.
+        private_devices="false" if Path("/dev/vcio").exists() else "true",
+    )
+
+
+def install(home: Path, folder: Path) -> Path:
+    """Write the unit into ``folder``; where it is. HomeError if that is not allowed."""
+    path = folder / UNIT
+    try:
+        path.write_text(unit(home))
+    except OSError as error:
+        raise HomeError(f"{path} cannot be written: {error.strerror}; run this as root") from error
+    return path
+
+
+def _owner(home: Path) -> str:
+    try:
+        return pwd.getpwuid(home.stat().st_uid).pw_name
+    except (OSError, KeyError) as error:
+        raise HomeError(f"the home {home} does not exist or has no owner: enrol first, with the same --home") from error
+
+
+def _quoted(text: str) -> str:
+    """One word of a unit file."""
+    text = text.replace("%", "%%").replace("$", "$$").replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{text}"' if any(c in text for c in " \t\"'\\") else text
+
+
+class Notifier:
+    """Tells systemd how the agent is; does nothing where systemd has not asked."""
+
+    def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
+        address = environ.get("NOTIFY_SOCKET", "")
+        self._address = "\0" + address[1:] if address.startswith("@") else address
+        wanted = environ.get("WATCHDOG_USEC") and environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
+        self._watched = bool(wanted)
+        self._text: str | None = None
+
+    def ready(self) -> None:
+        self._send("READY=1")
+
+    def alive(self, text: str) -> None:
+        """The main loop goes round; ``text`` is what ``systemctl status`` shows."""
+        if self._watched:
+            self._send("WATCHDOG=1")
+        if text != self._text:
+            self._text = text
+            self._send("STATUS=" + text.replace("\n", " "))
+
+    def stopping(self) -> None:
+        self._send("STOPPING=1")
+
+    def _send(self, line: str) -> None:
+        if not self._address:
+            return
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as there:
+                there.connect(self._address)
+                there.sendall(line.encode())
+        except OSError:
+            pass  # systemd is gone or refuses: nothing the agent could do about it
