@@ -76,6 +76,7 @@ class Agent:
         self._started = time.monotonic()
         self._stopping = False
         self._inbox: queue.SimpleQueue[object] = queue.SimpleQueue()
+        self._notifier = Notifier()
         self._spool = Spool(settings.home)
         authority = settings.home / identity.authority if identity.authority else None
         self._address = parse(settings.url or identity.url, authority)
@@ -99,7 +100,6 @@ class Agent:
         self._link = Link(broker, self._boot, chance, self._from_link)
         beats = settings.heartbeat or identity.heartbeat
         self._session = Session(None, self._boot, beats, chance, self._spool.load(), time.monotonic())
-        self._notifier = Notifier()
         self._status = StatusFile(settings.home)
         self._told: str | None = None  # why the coordinator had no work
         self._cause: str | None = None  # why there is no connection

@@ -7,7 +7,7 @@ import pwd
 import shutil
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import MutableMapping
 from pathlib import Path
 
 from .errors import HomeError
@@ -108,13 +108,16 @@ def _quoted(text: str) -> str:
 
 
 class Notifier:
-    """Tells systemd how the agent is; does nothing where systemd has not asked."""
+    """Tells systemd how the agent is; does nothing where systemd has not asked.
 
-    def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
-        address = environ.get("NOTIFY_SOCKET", "")
+    Takes its variables out of ``environ``: the programs the agent runs must not speak in its name.
+    """
+
+    def __init__(self, environ: MutableMapping[str, str] = os.environ) -> None:
+        address = environ.pop("NOTIFY_SOCKET", "")
         self._address = "\0" + address[1:] if address.startswith("@") else address
-        wanted = environ.get("WATCHDOG_USEC") and environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
-        self._watched = bool(wanted)
+        wanted, own = environ.pop("WATCHDOG_USEC", ""), str(os.getpid())
+        self._watched = bool(wanted) and environ.pop("WATCHDOG_PID", own) == own
         self._text: str | None = None
 
     def ready(self) -> None:

@@ -78,6 +78,7 @@ class StandIn:
         self.twofold: list[str] = []  # assignments that came with two different bodies
         self.claimed: dict[str, str] = {}
         self.answer: Callable[[Update], str] = lambda update: "stored"
+        self.patience = 3600.0  # seconds until a device without work may ask again
         self.deaf = False  # while it is, chunks go unheard
         self.events: list[DeviceEvent] = []
         self.beats: list[Telemetry] = []
@@ -177,7 +178,7 @@ class StandIn:
         if self._open in check_in.unsent or (self._open, 1) in self.stored:
             self._open = None
         if self._open is None and self.remaining == 0:
-            self.say("retry", Retry(check_in=check_in.id, seconds=3600, reason="nothing to do"))
+            self.say("retry", Retry(check_in=check_in.id, seconds=self.patience, reason="nothing to do"))
             return
         if self._open is None:
             self._open = f"a{self.remaining}"
