@@ -8,6 +8,7 @@ from . import conditions
 from .conditions import Conditions
 from .telemetry import Reading
 
+STATES = ("revoked", "paused", "starting", "no-data", "waiting")
 READING = "the training data has not been read yet"
 
 
@@ -27,13 +28,13 @@ class Readiness:
 
     @property
     def state(self) -> str | None:
-        """One word for what stands in the way: revoked, paused, no-data or waiting; None when nothing does."""
+        """One of STATES for what stands in the way; None when nothing does."""
         if self.revoked:
             return "revoked"
         if self.paused:
             return "paused"
         if self.data is not None:
-            return "no-data"
+            return "starting" if self.data == READING else "no-data"
         return "waiting" if self.unmet else None
 
     @property

@@ -13,7 +13,9 @@ def reading(temperature: float) -> Reading:
 
 def test_one_word_and_every_reason() -> None:
     readiness = Readiness(Conditions(temperature=75))
-    assert (readiness.state, readiness.sentence) == ("no-data", READING)
+    assert (readiness.state, readiness.sentence) == ("starting", READING)
+    readiness.data = "the data is empty"
+    assert readiness.state == "no-data"
     readiness.data = None
     assert (readiness.state, readiness.sentence) == (None, None)
     readiness.judge(reading(80), 0)
