@@ -48,7 +48,9 @@ class Duty:
         self._report = report
         self.backend = backend
         self.gate = Gate()
-        self.board = Board(settings.home, settings.conditions.metered)
+        conditions = settings.conditions
+        asks = conditions.unmetered or conditions.metered != "auto"
+        self.board = Board(settings.home, conditions.metered if asks else None)
         self.reading: Reading = self.board.read(now)
         self.look_at = self._read_at = now
         self.loaded: Loaded | None = None

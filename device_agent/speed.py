@@ -7,7 +7,6 @@ on every board, so that the milliseconds compare boards, runtimes and widths bef
 from __future__ import annotations
 
 import json
-import statistics
 import time
 from pathlib import Path
 
@@ -62,7 +61,7 @@ def measure(backend: str, threads: int = 1) -> dict[str, float]:
             started = time.perf_counter()
             run(step)
             times.append(time.perf_counter() - started)
-        found[width] = round(1000 * statistics.median(times), 3)
+        found[width] = round(1000 * float(np.median(times)), 3)
     return found
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import resource
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from protocol.messages import Capability
 THROTTLED = {0: "under-voltage", 1: "frequency-capped", 2: "throttled", 3: "soft-temperature-limit"}
 """Bits of a Raspberry Pi's get_throttled that stand for what happens now."""
 _THROTTLING = "sys/devices/platform/soc/soc:firmware/get_throttled"
+_FIRMWARE = "dev/vcio"  # what vcgencmd talks to
 ASK_AGAIN = 60.0  # seconds between two looks at what takes a process to find out
 _PATIENCE = 2.0  # seconds for such a process
 _NETWORK = "org.freedesktop.NetworkManager"
@@ -44,13 +44,13 @@ class Board:
     """Reads the board again and again; what is dear to find out, not every time.
 
     ``root`` is where proc/ and sys/ are found, ``ask`` runs a program and gives its output, None without an answer.
-    ``metered``: auto, or what the owner says of the link.
+    ``metered``: what the owner says of the link, auto to ask NetworkManager, None if nobody wants to know.
     """
 
     def __init__(
         self,
         home: Path,
-        metered: str = "auto",
+        metered: str | None = None,
         root: Path = Path("/"),
         ask: Callable[[list[str]], str | None] | None = None,
     ) -> None:
@@ -89,14 +89,14 @@ class Board:
 
     def _link(self) -> bool | None:
         if self._metered_setting != "auto":
-            return self._metered_setting == "yes"
+            return None if self._metered_setting is None else self._metered_setting == "yes"
         path = "/" + _NETWORK.replace(".", "/")
         answer = self._ask(["busctl", "--system", "get-property", _NETWORK, path, _NETWORK, "Metered"])
         return _METERED.get((answer or "").removeprefix("u ").strip())
 
     def _throttling(self) -> str | None:
         """What a Raspberry Pi's firmware answers, where its driver does not."""
-        if (self._root / _THROTTLING).exists():
+        if (self._root / _THROTTLING).exists() or not (self._root / _FIRMWARE).exists():
             return None
         return (self._ask(["vcgencmd", "get_throttled"]) or "").strip().removeprefix("throttled=") or None
 
@@ -122,6 +122,8 @@ def memory_available(root: Path = Path("/")) -> int | None:
 
 
 def _answer(command: list[str]) -> str | None:
+    import subprocess  # what costs memory is not loaded before it is needed
+
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE, check=False)
     except (OSError, subprocess.SubprocessError, UnicodeDecodeError):

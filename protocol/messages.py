@@ -280,7 +280,10 @@ class Status(Message):
 
 @frozen(kw_only=True)
 class Capability(Message):
-    """What a device is: told at enrolment. ``speed``: width, as in "0.25", to milliseconds of a reference model's step."""
+    """What a device is: told at enrolment.
+
+    ``speed``: milliseconds of a step of the reference model, by width, as in "0.25".
+    """
 
     machine: str = field(validator=_text)
     system: str = field(validator=_text)

@@ -12,10 +12,10 @@ from device_agent.errors import DataError
 from .source import Samples, Source
 
 
-def samples(source: Source) -> Samples:
+def samples(source: Source, *_: object) -> Samples:
     """What the function returns; DataError if it cannot be found, fails, or returns something else."""
     name = source.function or ""
-    module, _, function = name.partition(":")
+    module, function = [*name.split(":", 1), ""][:2]
     if not module or not function.isidentifier():
         raise DataError(f"function in [data] is {name!r}, expected module:function")
     try:

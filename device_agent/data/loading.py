@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from hashlib import blake2b
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +16,19 @@ from numpy.typing import NDArray
 from device_agent.dataset import Dataset, checked
 from device_agent.errors import DataError
 
-from . import arrays, folder, function, images, sound, table
+from . import folder
 from .budget import Budget, budget
 from .source import Samples, Source
 
-READERS: dict[str, Callable[[Source, Budget, float], Samples]] = {
-    "npz": arrays.samples,
-    "csv": table.from_csv,
-    "images": images.samples,
-    "sqlite": lambda source, allowed, _: table.from_sqlite(source, allowed),
-    "wav": sound.samples,
-    "python": lambda source, _, __: function.samples(source),
+READERS = {
+    "npz": "arrays.samples",
+    "csv": "table.from_csv",
+    "images": "images.samples",
+    "sqlite": "table.from_sqlite",
+    "wav": "sound.samples",
+    "python": "function.samples",
 }
+"""Kind to the function of this package that reads it: only what is used is loaded into a small memory."""
 
 
 @frozen
@@ -56,7 +58,7 @@ def load(source: Source, settled_before: float | None = None, root: Path = Path(
     before = time.time() if settled_before is None else settled_before
     allowed = budget(source.name, source.memory_bytes, root)
     try:
-        samples = READERS[source.kind](source, allowed, before)
+        samples = _reader(source.kind)(source, allowed, before)
     except MemoryError as error:
         raise DataError(f"{source.name} does not fit into memory") from error
     try:
@@ -64,6 +66,12 @@ def load(source: Source, settled_before: float | None = None, root: Path = Path(
     except DataError as error:
         raise DataError(f"{source.name}: {error}") from error
     return split(dataset, source.holdout, source.seed, samples.skipped)
+
+
+def _reader(kind: str) -> Callable[[Source, Budget, float], Samples]:
+    module, _, name = READERS[kind].partition(".")
+    found: Callable[[Source, Budget, float], Samples] = getattr(import_module(f".{module}", __package__), name)
+    return found
 
 
 def fingerprint(source: Source, settled_before: float) -> str:

@@ -125,7 +125,7 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def from_sqlite(source: Source, budget: Budget) -> Samples:
+def from_sqlite(source: Source, budget: Budget, _: float) -> Samples:
     """The rows of ``query``, which cannot change anything.
 
     Every column but the label is a number, or there is one column of little-endian float32 values as a BLOB.

@@ -1,4 +1,4 @@
-"""What happens to a device over the months: its data breaks, its owner wants it to rest, it is revoked. As a process."""
+"""What happens to a device over the months, as a process: its data breaks, its owner pauses it, it is revoked."""
 
 from __future__ import annotations
 

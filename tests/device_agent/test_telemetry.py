@@ -14,7 +14,7 @@ def board(root: Path, files: dict[str, str], answers: dict[str, str] | None = No
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    return telemetry.Board(root, root=root, ask=lambda command: (answers or {}).get(command[0]))
+    return telemetry.Board(root, "auto", root, lambda command: (answers or {}).get(command[0]))
 
 
 def test_a_board(tmp_path: Path) -> None:
@@ -78,6 +78,12 @@ def test_the_owner_knows_better_than_networkmanager(tmp_path: Path) -> None:
     assert telemetry.Board(tmp_path, "yes", tmp_path, lambda _: "u 2").read(0).metered is True
 
 
+def test_nobody_is_asked_for_what_nobody_wants_to_know(tmp_path: Path) -> None:
+    asked: list[list[str]] = []
+    reading = telemetry.Board(tmp_path, None, tmp_path, lambda command: asked.append(command)).read(0)
+    assert (reading.metered, asked) == (None, [])
+
+
 def test_the_firmware_is_asked_where_the_driver_does_not_say(tmp_path: Path) -> None:
     asked: list[str] = []
 
@@ -85,7 +91,9 @@ def test_the_firmware_is_asked_where_the_driver_does_not_say(tmp_path: Path) -> 
         asked.append(command[0])
         return "throttled=0x8\n" if command[0] == "vcgencmd" else None
 
-    found = telemetry.Board(tmp_path, root=tmp_path, ask=answer)
+    (tmp_path / "dev").mkdir()
+    (tmp_path / "dev/vcio").touch()
+    found = telemetry.Board(tmp_path, "auto", tmp_path, answer)
     assert found.read(0).throttled == ("soft-temperature-limit",)
     assert found.read(10).throttled == ("soft-temperature-limit",)
     assert asked == ["busctl", "vcgencmd"], "what takes a process is asked once a minute"

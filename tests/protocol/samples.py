@@ -117,8 +117,8 @@ _FIELDS: dict[type[Message], dict[str, st.SearchStrategy[Any]]] = {
     },
     CheckIn: {
         "id": names, "protocol": counts, "agent": names, "runtime": names, "features": short_texts,
-        "samples": counts, "input": sizes, "classes": st.integers(1, 8) | st.integers(1, 1_000_000), "held": _maybe(names),
-        "unsent": st.lists(names, max_size=4).map(tuple),
+        "samples": counts, "input": sizes, "classes": st.integers(1, 8) | st.integers(1, 1_000_000),
+        "held": _maybe(names), "unsent": st.lists(names, max_size=4).map(tuple),
     },
     Retry: {"check_in": names, "seconds": seconds, "reason": texts},
     Progress: {"assignment": names, "step": counts, "loss": _maybe(losses)},

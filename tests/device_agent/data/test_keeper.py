@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from device_agent.data import arrays
 from device_agent.data.keeper import Found, Keeper, Spoiled
-from device_agent.data.loading import READERS
 from device_agent.data.source import Source
 
 NOW = 1_000_000.0
@@ -112,7 +112,7 @@ def test_a_cause_outside_the_files_is_tried_again_ever_more_seldom(
         raise MemoryError
 
     with monkeypatch.context() as patch:
-        patch.setitem(READERS, "npz", short_of_memory)
+        patch.setattr(arrays, "samples", short_of_memory)
         for step in range(40):
             watched.look(NOW + 30 * step)
     assert 5 <= len(tries) <= 8

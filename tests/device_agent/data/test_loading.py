@@ -134,7 +134,7 @@ def test_nan_is_named_by_its_place(tmp_path: Path) -> None:
     bad = X.copy()
     bad[2, 1] = np.nan
     np.savez(tmp_path / "data.npz", x=bad, y=Y)
-    assert told(path=tmp_path / "data.npz").endswith("data.npz: x[2] holds NaN or an infinite value, expected finite numbers")
+    assert "data.npz: x[2] holds NaN or an infinite value, expected finite" in told(path=tmp_path / "data.npz")
 
 
 # Tables.
@@ -420,17 +420,13 @@ def test_a_sample_stays_on_its_side_when_others_come(tmp_path: Path) -> None:
 
 def test_a_hold_out_of_everything_is_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "one.npz", x=X[:1], y=Y[:1])
-    held = [seed for seed in range(20) if _all_held(tmp_path / "one.npz", seed)]
-    assert 10 < len(held) < 20
-
-
-def _all_held(path: Path, seed: int) -> bool:
-    try:
-        load(Source(path=path, holdout=0.9, seed=seed))
-    except DataError as error:
-        assert "all 1 samples fell into the hold-out" in str(error)
-        return True
-    return False
+    outcomes = set()
+    for seed in range(20):
+        try:
+            outcomes.add(str(len(load(Source(path=tmp_path / "one.npz", holdout=0.9, seed=seed)).training)))
+        except DataError as error:
+            outcomes.add(str(error))
+    assert outcomes == {"1", "all 1 samples fell into the hold-out: set holdout in [data] to less"}
 
 
 def test_shapes_and_class_maps_that_do_not_fit(tmp_path: Path) -> None:
