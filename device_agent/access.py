@@ -6,6 +6,7 @@ import base64
 import http.client
 
 from .address import Address
+from .errors import HomeError
 
 _NOTHING = "/api/v1/device/blobs/" + "0" * 64
 TIMEOUT = 10.0  # seconds
@@ -14,7 +15,10 @@ TIMEOUT = 10.0  # seconds
 def granted(address: Address, device: str, secret: str) -> bool | None:
     """False if the device was revoked (or never enrolled), None if nobody can tell now."""
     login = base64.b64encode(f"{device}:{secret}".encode()).decode()
-    connection = address.connect(TIMEOUT)
+    try:
+        connection = address.connect(TIMEOUT)
+    except HomeError:  # its authority cannot be read
+        return None
     try:
         connection.request("GET", address.prefix + _NOTHING, headers={"Authorization": f"Basic {login}"})
         status = connection.getresponse().status

@@ -142,7 +142,7 @@ def _enrol(arguments: argparse.Namespace) -> None:
     home, token = chosen.home, identity.parse_token(_token(arguments))
     source = chosen.data
     if arguments.data is not None:
-        if source is not None and source != Source(path=source.path):
+        if settings.has_table(home, "data"):
             raise UsageError(f"{home / 'agent.toml'} has a table [data]: leave --data out")
         source = Source(path=arguments.data.resolve())
     if source is None:
@@ -265,11 +265,11 @@ def _bench(arguments: argparse.Namespace) -> None:
 def _systemd(arguments: argparse.Namespace) -> None:
     from . import service
 
-    home = settings.load(arguments.home).home
+    chosen = settings.load(arguments.home)
     if arguments.install is None:
-        print(service.unit(home), end="")
+        print(service.unit(chosen), end="")
         return
-    path = service.install(home, arguments.install)
+    path = service.install(chosen, arguments.install)
     print(f"{path} is written; start it with: systemctl daemon-reload && systemctl enable --now {path.name}")
 
 

@@ -18,7 +18,7 @@ from . import access, identity, runtime, settings, speed
 from .address import Address, parse, trust
 from .conditions import obstacles
 from .data.loading import load
-from .errors import AgentError, DataError, HomeError, Refused, Unreachable, UsageError
+from .errors import AgentError, DataError, HomeError, Refused, Unreachable, UsageError, printable
 from .identity import Identity
 from .settings import Settings
 from .telemetry import Board, memory_available
@@ -127,7 +127,7 @@ def _data(chosen: Settings) -> Finding:
     shape = "×".join(map(str, loaded.training.input))
     text = f"{len(loaded.training)} samples of shape {shape}, {loaded.training.classes} classes"
     if loaded.skipped:
-        return Finding("data", "warning", f"{text}; {len(loaded.skipped)} files skipped", loaded.skipped[0])
+        return Finding("data", "warning", f"{text}; {len(loaded.skipped)} files skipped", printable(loaded.skipped[0]))
     return Finding("data", "ok", text)
 
 

@@ -11,6 +11,7 @@ from collections.abc import MutableMapping
 from pathlib import Path
 
 from .errors import HomeError
+from .settings import Settings
 
 UNIT = "shoal-agent.service"
 WATCHDOG = 60  # seconds of silence after which systemd starts the agent anew
@@ -42,9 +43,9 @@ NoNewPrivileges=true
 CapabilityBoundingSet=
 AmbientCapabilities=
 ProtectSystem=strict
-ReadWritePaths={home}
+ReadWritePaths={writable}
 ProtectHome={protect_home}
-PrivateTmp=true
+PrivateTmp={private_tmp}
 PrivateDevices={private_devices}
 ProtectClock=true
 ProtectHostname=true
@@ -68,30 +69,39 @@ WantedBy=multi-user.target
 """
 
 
-def unit(home: Path) -> str:
-    """The unit for the agent of ``home``; it runs as the home's owner and may write nowhere else."""
-    home = home.resolve()
+def unit(settings: Settings) -> str:
+    """The unit for the agent of these settings; it runs as the home's owner and may write there and into its log."""
+    home = settings.home.resolve()
+    writable = [home] if settings.log_file is None else [home, settings.log_file.resolve().parent]
+    needed = [*writable, Path(sys.prefix).resolve(), Path(__file__).resolve()]
+    if settings.data is not None and settings.data.path is not None:
+        needed.append(settings.data.path.resolve())
     found = shutil.which("shoal-agent", path=str(Path(sys.executable).parent))
     program = _quoted(found) if found else f"{_quoted(sys.executable)} -m device_agent.cli"
     return _TEMPLATE.format(
         command=f"{program} run --home {_quoted(str(home))}",
         user=_owner(home),
         watchdog=WATCHDOG,
-        home=_quoted(str(home)),
-        protect_home="read-only" if Path("/home") in home.parents or Path("/root") in home.parents else "true",
+        writable=" ".join(_quoted(str(path)) for path in dict.fromkeys(writable)),
+        protect_home="read-only" if _any_below(needed, "/home", "/root") else "true",
+        private_tmp="false" if _any_below(needed, "/tmp", "/var/tmp") else "true",  # noqa: S108  # not used, left visible
         # A Raspberry Pi's vcgencmd reads /dev/vcio.
         private_devices="false" if Path("/dev/vcio").exists() else "true",
     )
 
 
-def install(home: Path, folder: Path) -> Path:
+def install(settings: Settings, folder: Path) -> Path:
     """Write the unit into ``folder``; where it is. HomeError if that is not allowed."""
     path = folder / UNIT
     try:
-        path.write_text(unit(home))
+        path.write_text(unit(settings))
     except OSError as error:
         raise HomeError(f"{path} cannot be written: {error.strerror}; run this as root") from error
     return path
+
+
+def _any_below(paths: list[Path], *folders: str) -> bool:
+    return any(Path(folder) in path.parents for path in paths for folder in folders)
 
 
 def _owner(home: Path) -> str:

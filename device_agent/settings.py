@@ -98,6 +98,11 @@ def remember(home: Path, values: Mapping[str, str]) -> None:
         raise HomeError(f"{path} cannot be written: {error.strerror}") from error
 
 
+def has_table(home: Path, name: str) -> bool:
+    """Whether ``agent.toml`` has a table ``[name]``, beside which no value of that name may stand."""
+    return isinstance(_from_file(home / "agent.toml").get(name), dict)
+
+
 def _from_file(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text())

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from attrs import field, frozen
 
-from device_agent.errors import DataError
+from device_agent.errors import DataError, printable
 
 from .loading import Loaded, fingerprint, load
 from .source import Source
@@ -75,7 +75,7 @@ class Keeper:
             self._spoiled(str(error))
         except Exception as error:  # whatever it is, the agent has to go on, and to say so
             log.exception("data-broke")
-            self._spoiled(f"{source.name}: {type(error).__name__}: {error}")
+            self._spoiled(printable(f"{source.name}: {type(error).__name__}: {error}"))
         else:
             self._reason = None
             self._report(Found(loaded))

@@ -14,7 +14,7 @@ from attrs import evolve, frozen
 from numpy.typing import NDArray
 
 from device_agent.dataset import Dataset, checked
-from device_agent.errors import DataError
+from device_agent.errors import DataError, printable
 
 from . import folder
 from .budget import Budget, budget
@@ -46,7 +46,7 @@ class Loaded:
             "held_out": len(self.held_out),
             "input": list(self.training.input),
             "classes": self.training.classes,
-            "skipped": list(self.skipped[:10]),
+            "skipped": [printable(text) for text in self.skipped[:10]],
         }
 
 

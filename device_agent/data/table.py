@@ -19,6 +19,7 @@ from .source import Samples, Source, Unreadable
 
 LONGEST_LINE = 1 << 20  # characters
 MAX_COLUMNS = 1 << 20
+_LABEL = 64  # bytes a label takes in a list
 _LOOK = 1000  # rows between two looks at the budget
 
 
@@ -42,7 +43,7 @@ class _Rows:
         self._numbers.extend(numbers)
         self._labels.append(label)
         if len(self._labels) % _LOOK == 0:
-            self._budget.ask(2 * len(self._numbers) * self._numbers.itemsize)
+            self._budget.ask(2 * len(self._numbers) * self._numbers.itemsize + _LABEL * len(self._labels))
 
     def samples(self, name: str, skipped: tuple[str, ...] = ()) -> Samples:
         if not self._labels:

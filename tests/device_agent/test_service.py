@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 
 from device_agent import service
+from device_agent.data.source import Source
 from device_agent.errors import HomeError
 from device_agent.service import Notifier
+from device_agent.settings import Settings
 
 
 def test_the_unit_names_home_owner_and_watchdog(tmp_path: Path) -> None:
-    unit = service.unit(tmp_path)
+    unit = service.unit(Settings(home=tmp_path))
     assert f"run --home {tmp_path}\n" in unit
     assert f"ReadWritePaths={tmp_path}\n" in unit
     assert "Type=notify\n" in unit
@@ -23,23 +25,31 @@ def test_the_unit_names_home_owner_and_watchdog(tmp_path: Path) -> None:
     assert f"User={tmp_path.owner()}\n" in unit
 
 
+def test_the_unit_leaves_what_the_agent_reads_and_writes_in_sight(tmp_path: Path) -> None:
+    data = Source(path=Path("/home/pi/samples.csv"))
+    unit = service.unit(Settings(home=tmp_path, data=data, log_file=Path("/var/log/shoal/agent.log")))
+    assert f"ReadWritePaths={tmp_path} /var/log/shoal\n" in unit
+    assert "ProtectHome=read-only\n" in unit
+    assert "PrivateTmp=false\n" in unit, "this home lies in a folder for temporary files"
+
+
 def test_odd_names_of_folders_stay_one_word(tmp_path: Path) -> None:
     home = tmp_path / 'attic "pi" 100%'
     home.mkdir()
-    assert rf'--home "{tmp_path}/attic \"pi\" 100%%"' in service.unit(home)
+    assert rf'--home "{tmp_path}/attic \"pi\" 100%%"' in service.unit(Settings(home=home))
 
 
 def test_install_writes_it(tmp_path: Path) -> None:
-    assert service.install(tmp_path, tmp_path).read_text() == service.unit(tmp_path)
+    assert service.install(Settings(home=tmp_path), tmp_path).read_text() == service.unit(Settings(home=tmp_path))
     with pytest.raises(HomeError, match="run this as root"):
-        service.install(tmp_path, tmp_path / "nowhere")
+        service.install(Settings(home=tmp_path), tmp_path / "nowhere")
     with pytest.raises(HomeError, match="enrol first"):
-        service.unit(tmp_path / "nobody")
+        service.unit(Settings(home=tmp_path / "nobody"))
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
 def test_systemd_finds_the_unit_sound_and_hardened(tmp_path: Path) -> None:
-    path = service.install(tmp_path, tmp_path)
+    path = service.install(Settings(home=tmp_path), tmp_path)
     verified = subprocess.run(["systemd-analyze", "verify", path], capture_output=True, text=True)
     complaints = [one for one in verified.stderr.splitlines() if service.UNIT in one]
     assert complaints == []

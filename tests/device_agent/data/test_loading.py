@@ -198,7 +198,7 @@ def test_a_line_without_an_end_counts_once_nobody_writes_it_any_more(tmp_path: P
 def test_a_table_is_read_within_the_budget(tmp_path: Path) -> None:
     settings = table(tmp_path, "a,b,kind\n" + "1,2,cat\n" * 5000)
     assert "may be used" in told(**settings, memory_bytes=20_000)
-    assert len(load(Source(**settings, memory_bytes=200_000)).training) == 5000
+    assert len(load(Source(**settings, memory_bytes=500_000)).training) == 5000
 
 
 @pytest.fixture
@@ -289,6 +289,17 @@ def test_an_image_cut_short_is_left_out(pictures: Path) -> None:
 )
 def test_images_that_are_refused(settings: dict[str, Any], sentence: str, pictures: Path) -> None:
     assert sentence in told(source="images", path=pictures, **settings)
+
+
+def test_names_of_files_may_be_any_bytes(pictures: Path) -> None:
+    odd = os.fsdecode(os.fsencode(pictures) + b"/cat/\xff.png")
+    Path(odd).write_bytes(b"no image")
+    loaded = load(Source(source="images", path=pictures, shape=(4, 6), classes=PETS))
+    assert loaded.summary()["skipped"][0].startswith(f"{pictures}/cat/?.png cannot be read")
+    for name in ("a.png", "b.bmp"):
+        (pictures / "cat" / name).unlink()
+    (pictures / "dog" / "a.png").unlink()
+    assert "?.png" in told(source="images", path=pictures, shape=(4, 6))
 
 
 def test_an_image_in_no_class(pictures: Path) -> None:
