@@ -28,4 +28,5 @@ def granted(address: Address, device: str, secret: str) -> bool | None:
         connection.close()
     if status == 401:
         return False
-    return True if status in (200, 404) else None
+    # Whatever else it has to say about a blob that nobody has, it said it to a device it knows.
+    return True if status < 500 and status not in (408, 429) else None
