@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
@@ -10,10 +9,8 @@ import queue
 import secrets
 import signal
 import time
-from pathlib import Path
 from random import Random
-from types import TracebackType
-from typing import IO, Any, assert_never
+from typing import Any, assert_never
 
 from attrs import evolve
 
@@ -25,8 +22,11 @@ from protocol.wire import decode, encode
 from . import __version__, feedback, memory, runtime, telemetry
 from . import dataset as datasets
 from .address import parse
+from .bench import Finished
 from .conversation import (
     Acknowledged,
+    Allow,
+    Amended,
     Beat,
     Commit,
     Connected,
@@ -36,74 +36,38 @@ from .conversation import (
     Event,
     Failed,
     Fetch,
-    Fetched,
+    FetchFresh,
     Hold,
     Keep,
+    Lasting,
     Noticed,
     Output,
-    Progressed,
     Publish,
     Received,
+    Save,
     Settle,
+    Stop,
+    TakeFresh,
     Tick,
     Train,
     Trained,
 )
 from .dataset import Dataset
 from .download import Blobs
-from .errors import HomeError, UsageError
+from .errors import UsageError
+from .home import Home
 from .identity import Identity
 from .link import Acked, Broker, Down, Incoming, Link, Up
 from .session import Session
 from .settings import Settings
 from .spool import Spool
-from .workshop import Finished, Workshop
+from .workshop import Workshop
 
 INBOX = 1000  # messages waiting for the main loop; more are dropped, for the conversation repeats itself
 LONGEST_NAP = 60.0  # seconds
 STATUS = "status.json"
-LOCK = "agent.lock"
 
 log = logging.getLogger(__name__)
-
-
-class Home:
-    """The lock on an agent's home: two agents must not share a spool."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._file: IO[str] | None = None
-
-    def __enter__(self) -> Home:
-        try:
-            self._file = open(self._path / LOCK, "a+")
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._file.truncate(0)
-            self._file.write(str(os.getpid()))
-            self._file.flush()
-        except BlockingIOError as error:
-            raise HomeError(
-                f"another agent runs in {self._path}; stop it first, or give this one --home"
-            ) from error
-        except OSError as error:
-            raise HomeError(f"{self._path} cannot be written: {error.strerror}") from error
-        return self
-
-    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
-        if self._file is not None:
-            self._file.close()
-
-
-def running(home: Path) -> bool:
-    """Whether an agent runs in ``home``."""
-    try:
-        with open(home / LOCK) as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        pass
-    return False
 
 
 class Agent:
@@ -121,15 +85,17 @@ class Agent:
         self._stopping = False
         self._inbox: queue.SimpleQueue[object] = queue.SimpleQueue()
         dataset = datasets.load(settings.data)
-        self._spool = Spool(settings.home)
+        self._spool = Spool(settings.home, settings.spool_bytes)
         authority = settings.home / identity.authority if identity.authority else None
         address = parse(settings.url or identity.url, authority)
         self._workshop = Workshop(
             Blobs(settings.home / "blobs", settings.cache_bytes, address, identity.device, identity.secret),
             dataset,
+            self._spool.checkpoints,
             settings.backend,
             settings.threads,
             settings.pace,
+            settings.checkpoint_seconds,
             self._inbox.put,
         )
         broker = Broker(
@@ -149,6 +115,7 @@ class Agent:
             chance,
             self._spool.load(),
             time.monotonic(),
+            settings.spool_bytes // 2,
         )
 
     def stop(self) -> None:
@@ -213,10 +180,10 @@ class Agent:
                 return None if tag is None else Acknowledged(tag)
             case Finished():
                 return self._encoded(happened)
-            case Fetched() | Progressed() | Tick():
-                return happened
             case Failed(assignment, kind, reason):
                 log.warning("%s assignment=%s cause=%r", kind, assignment, reason)
+                return happened
+            case _ if isinstance(happened, Event):
                 return happened
         raise TypeError(f"nobody reports {type(happened).__name__}")
 
@@ -246,7 +213,7 @@ class Agent:
         except ProtocolError as error:
             return Failed(assignment.id, "training-failed", str(error))
         slim = evolve(result, difference={})
-        return Trained(assignment.id, slim, done.shape_epoch, body, done.region_text, left)
+        return Trained(assignment.id, slim, done.shape_epoch, body, done.region_text, left, done.checkpoint)
 
     def _do(self, output: Output) -> None:
         match output:
@@ -254,8 +221,27 @@ class Agent:
                 self._link.publish(leaf, payload, tag)
             case Fetch(assignment):
                 self._workshop.fetch(assignment)
-            case Train(assignment):
-                self._workshop.train(assignment)
+            case FetchFresh(assignment, fresh):
+                self._workshop.fetch_fresh(assignment, fresh)
+            case Train(assignment, commits):
+                self._workshop.train(assignment, commits, self._spool.checkpoint(assignment.id))
+            case Allow(name, commit):
+                self._workshop.allow(name, commit)
+            case Amended(name, plan):
+                self._workshop.amend(name, plan)
+            case TakeFresh(name, fresh):
+                self._workshop.merge(name, fresh)
+            case Stop(name, reason):
+                log.info("ended assignment=%s cause=%r", name, reason)
+                self._workshop.stop(name)
+            case Beat():
+                self._beat(output)
+            case _:
+                self._persist(output)
+
+    def _persist(self, output: Lasting) -> None:
+        """It is on disk when this returns."""
+        match output:
             case Hold(assignment):
                 self._spool.hold(assignment)
                 plan = assignment.plan
@@ -263,28 +249,27 @@ class Agent:
                     "assigned assignment=%s run=%s version=%d width=%g steps=%d batch=%d",
                     *(assignment.id, assignment.run, assignment.version, plan.width, plan.steps, plan.batch),
                 )
-            case Drop():
-                self._spool.drop()
-            case Commit(update, body, region, residual):
-                self._spool.commit(update, body, region, residual)
+            case Drop(finished):
+                self._spool.drop(finished)
+            case Commit(update, body, region, residual, checkpoint):
+                self._spool.commit(update, body, region, residual, checkpoint)
                 memory.give_back()
                 log.info(
-                    "committed assignment=%s bytes=%d samples=%d loss=%.4f accuracy=%.4f seconds=%.3f",
-                    *(update.assignment, update.size, update.samples, update.loss, update.accuracy),
-                    update.timings.train,
+                    "committed assignment=%s commit=%d bytes=%d samples=%d loss=%.4f accuracy=%.4f seconds=%.3f",
+                    *(*update.key, update.size, update.samples, update.loss, update.accuracy, update.timings.train),
                 )
+            case Save(checkpoint):
+                self._spool.save(checkpoint)
+                log.debug("saved assignment=%s step=%d", checkpoint.assignment, checkpoint.position.step)
             case Settle(update, give_back):
                 self._spool.settle(update, give_back)
-                log.info(
-                    "settled assignment=%s outcome=%s", update.assignment, "unused" if give_back else "stored"
-                )
+                outcome = "unused" if give_back else "stored"
+                log.info("settled assignment=%s commit=%d outcome=%s", *update.key, outcome)
             case Keep(number, event):
                 self._spool.keep(number, event)
                 log.warning("event kind=%s text=%r", event.kind, event.text)
             case Discard(number):
                 self._spool.discard(number)
-            case Beat():
-                self._beat(output)
             case _:
                 assert_never(output)
 

@@ -24,7 +24,8 @@ class Settings:
     """``heartbeat`` in seconds (None: what the coordinator asked for), ``cache_bytes`` for downloaded blobs.
 
     ``pace`` ≥ 1 stretches every training step to that multiple of its own time, so that a fast machine can
-    stand in for a slow board. ``url`` overrides the coordinator's address of the enrolment.
+    stand in for a slow board. ``checkpoint_seconds`` lie between two checkpoints of training, the spool takes at most
+    ``spool_bytes``. ``url`` overrides the coordinator's address of the enrolment.
     """
 
     home: Path
@@ -35,6 +36,8 @@ class Settings:
     backend: str | None = None
     cache_bytes: int = 256 << 20
     pace: float = 1.0
+    checkpoint_seconds: float = 60.0
+    spool_bytes: int = 64 << 20
     log_level: str = "info"
 
 
@@ -46,6 +49,8 @@ _KINDS: dict[str, type] = {
     "backend": str,
     "cache_bytes": int,
     "pace": float,
+    "checkpoint_seconds": float,
+    "spool_bytes": int,
     "log_level": str,
 }
 _RANGES: dict[str, tuple[float, float]] = {
@@ -53,6 +58,8 @@ _RANGES: dict[str, tuple[float, float]] = {
     "threads": (1, 64),
     "cache_bytes": (1 << 20, 1 << 50),
     "pace": (1, 1000),
+    "checkpoint_seconds": (0.05, 86400),
+    "spool_bytes": (1 << 20, 1 << 40),
 }
 
 

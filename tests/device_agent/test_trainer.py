@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+
 import numpy as np
 import pytest
 from attrs import evolve, frozen
 from hypothesis import given
 from hypothesis import strategies as st
 
+from device_agent.batches import Batches, seeded
+from device_agent.checkpoint import Checkpoint, File
 from device_agent.dataset import Dataset, checked
-from device_agent.trainer import Cancelled, Diverged, LocalResult, batches, seeded, train
-from protocol.messages import Plan
-from protocol.weights import Weights
+from device_agent.tally import Diverged
+from device_agent.trainer import Cancelled, LocalResult, Start, Training, Unfit, values
+from protocol.messages import Blob, Fresh, Merge, Plan
+from protocol.weights import Array, Weights
 
 PLAN = Plan(width=1.0, batch=2, steps=1, learning_rate=0.5, coding="float32")
 
@@ -38,6 +43,15 @@ class Slope:
 
     def weights(self) -> Weights:
         return {"w": np.array([self._w], np.float32)}
+
+    def states(self) -> Iterator[Array]:
+        yield self.weights()["w"]
+
+    def change(self, new: Callable[[str, Array], Array]) -> None:
+        self._w = float(new("w", self.weights()["w"])[0])
+
+    def loss(self, x, y, sample_weight, options) -> float:
+        return float((sample_weight * (self._w * x[:, 0] - y) ** 2 / 2).sum())
 
     def step(self, x, y, sample_weight, learning_rate, options) -> Sums:
         self.seen.append((x[:, 0].tolist(), sample_weight.tolist()))
@@ -66,19 +80,96 @@ def data(*pairs: tuple[float, int]) -> Dataset:
     return checked(x, np.array([label for _, label in pairs]))
 
 
+class Desk:
+    """Allows every commit; what is to happen after so many steps stands in ``then``."""
+
+    def __init__(self, plan: Plan, cancelled: Callable[[], bool] = lambda: False) -> None:
+        self.plan = plan
+        self.allowed = 1_000_000
+        self.fresh: Fresh | None = None
+        self.room = True
+        self.models: dict[int, float] = {}
+        self.then: dict[int, Callable[[], object]] = {}
+        self.commits: list[tuple[LocalResult, Checkpoint | None]] = []
+        self.checkpoints: list[Checkpoint] = []
+        self.files: dict[int, list[float]] = {}
+        self.heard: list[tuple[int, float | None]] = []
+        self.questions: list[tuple[int, int, int]] = []
+        self.merges: list[Merge] = []
+        self.refusals: list[str] = []
+        self._cancelled = cancelled
+
+    @property
+    def stopped(self) -> bool:
+        return self._cancelled()
+
+    def read(self, fresh: Fresh) -> Weights | None:
+        value = self.models.get(fresh.version)
+        return None if value is None else {"w": np.array([value], np.float32)}
+
+    def write(self, tensors) -> File | None:
+        if not self.room:
+            return None
+        number = len(self.files) + 1
+        self.files[number] = [float(value) for tensor in tensors for value in tensor]
+        return File(number=number, size=4, sha256="0" * 64)
+
+    def progressed(self, step: int, loss: float | None) -> None:
+        self.heard.append((step, loss))
+        if step in self.then:
+            self.then.pop(step)()
+
+    def asked(self, *question: int) -> None:
+        self.questions.append(question)
+
+    def merged(self, merge: Merge) -> None:
+        self.merges.append(merge)
+
+    def refused(self, plan: Plan, kept: Plan, reason: str) -> None:
+        self.refusals.append(reason)
+
+    def checkpointed(self, checkpoint: Checkpoint) -> None:
+        self.checkpoints.append(checkpoint)
+
+    def committed(self, result: LocalResult, checkpoint: Checkpoint | None) -> None:
+        self.commits.append((result, checkpoint))
+
+
+def carry_out(
+    desk: Desk,
+    dataset: Dataset,
+    step: Slope | None = None,
+    start: float = 0.0,
+    resume: Checkpoint | None = None,
+    clock: Clock | None = None,
+    **options: object,
+) -> list[LocalResult]:
+    """Train for ``desk``; its commits."""
+    clock, step = clock or Clock(), step or Slope()
+    base = {"w": np.array([start], np.float32)}
+    base["w"].flags.writeable = False
+    step.load(base)
+    owned = False
+    if resume is not None:
+        step.load({"w": np.array(desk.files[resume.weights.number], np.float32)})
+        if resume.base is not None:
+            base, owned = {"w": np.array(desk.files[resume.base.number], np.float32)}, True
+    defaults = {"checkpoint_every": 1e9, "pace": 1.0, "clock": lambda: clock.now, "sleep": clock.sleep}
+    place = Start(assignment="a", version=7, base=base, owned=owned, checkpoint=resume)
+    Training(step, place, dataset, desk, **(defaults | options)).run()
+    return [result for result, _ in desk.commits]
+
+
 def run(
-    dataset: Dataset, plan: Plan = PLAN, step: Slope | None = None, start: float = 0.0, **options: object
+    dataset: Dataset,
+    plan: Plan = PLAN,
+    step: Slope | None = None,
+    start: float = 0.0,
+    cancelled: Callable[[], bool] = lambda: False,
+    **options: object,
 ) -> LocalResult:
-    clock = Clock()
-    defaults = {
-        "on_progress": lambda number, loss: None,
-        "cancelled": lambda: False,
-        "pace": 1.0,
-        "clock": lambda: clock.now,
-        "sleep": clock.sleep,
-    }
-    weights = {"w": np.array([start], np.float32)}
-    return train(step or Slope(), weights, plan, dataset, seeded("a"), **(defaults | options))
+    (result,) = carry_out(Desk(plan, cancelled), dataset, step, start, **options)
+    return result
 
 
 def test_one_step_by_hand() -> None:
@@ -126,7 +217,7 @@ def test_padding_changes_nothing() -> None:
 @given(st.integers(1, 50), st.integers(0, 6), st.integers(0, 2**32))
 def test_every_epoch_is_a_permutation(samples: int, power: int, seed: int) -> None:
     batch = 2**power
-    source = batches(samples, batch, np.random.default_rng(seed))
+    source = Batches(samples, batch, np.random.default_rng(seed))
     for _ in range(2):
         seen: list[int] = []
         while len(seen) < samples:
@@ -138,7 +229,7 @@ def test_every_epoch_is_a_permutation(samples: int, power: int, seed: int) -> No
 
 def test_the_same_assignment_draws_the_same_batches() -> None:
     def order(name: str) -> list[list[int]]:
-        source = batches(100, 8, seeded(name))
+        source = Batches(100, 8, seeded(name))
         return [next(source)[0].tolist() for _ in range(20)]
 
     assert order("a1") == order("a1")
@@ -146,10 +237,10 @@ def test_the_same_assignment_draws_the_same_batches() -> None:
 
 
 def test_progress_is_heard_before_the_first_and_after_every_step() -> None:
-    heard: list[tuple[int, float | None]] = []
-    run(data((1, 1)), evolve(PLAN, steps=2), on_progress=lambda *progress: heard.append(progress))
-    assert heard[0] == (0, None)
-    assert heard[1:] == [(1, 0.5), (2, pytest.approx(0.125))]
+    desk = Desk(evolve(PLAN, steps=2))
+    carry_out(desk, data((1, 1)))
+    assert desk.heard[0] == (0, None)
+    assert desk.heard[1:] == [(1, 0.5), (2, pytest.approx(0.125))]
 
 
 def test_cancelling_stops_between_two_steps() -> None:
@@ -192,9 +283,7 @@ def test_pacing_stretches_every_step_and_counts_as_training() -> None:
             clock.now += next(durations)
             return super().step(*arguments)
 
-    result = run(
-        data((1, 1)), evolve(PLAN, steps=5), Timed(), pace=3.0, clock=lambda: clock.now, sleep=clock.sleep
-    )
+    result = run(data((1, 1)), evolve(PLAN, steps=5), Timed(), pace=3.0, clock=clock)
     # The step that took 4 s is already longer than three times the usual second.
     assert clock.slept == [2, 2, 2, 2]
     assert result.seconds == 16
@@ -202,7 +291,7 @@ def test_pacing_stretches_every_step_and_counts_as_training() -> None:
 
 def test_without_pace_nothing_is_slept() -> None:
     clock = Clock()
-    run(data((1, 1)), evolve(PLAN, steps=5), clock=lambda: clock.now, sleep=clock.sleep)
+    run(data((1, 1)), evolve(PLAN, steps=5), clock=clock)
     assert clock.slept == []
 
 
