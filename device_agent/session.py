@@ -318,8 +318,11 @@ class Session:
             return
         work.committed()
         self._check_ins.succeed()
-        self._out.append(Commit(update, event.body, event.region, event.residual, event.checkpoint))
+        checkpoint = None if update.last else event.checkpoint
+        self._out.append(Commit(update, event.body, event.region, event.residual, checkpoint))
         if update.last:
+            if not event.result.last:
+                self._out.append(Stop(work.id, "its last commit was made"))
             self._work = None
             self._finished.append(event.assignment)
             self._check_ins.rest(now, 0)

@@ -108,6 +108,8 @@ def receipt(
 class Device:
     """Drives one session; ``said`` are the messages published by the last input, ``did`` the other outputs.
 
+    ``told`` and ``done`` are those of all inputs.
+
     Restarting keeps only what went through the spool outputs, like a machine whose power was cut.
     """
 
@@ -120,6 +122,7 @@ class Device:
         self.finished: list[str] = []
         self.settled: list[tuple[str, bool]] = []
         self.told: list[tuple[str, Any]] = []
+        self.done: list[Any] = []
         self._seed = seed
         self._boots = 0
         self.restart()
@@ -215,6 +218,7 @@ class Device:
             case c.Discard(number):
                 del self.events[number]
         self.did.append(output)
+        self.done.append(output)
 
     def _check_spooled(self, update: Update, body: bytes) -> None:
         """What is announced was made durable before, and is what it says it is."""
