@@ -13,7 +13,7 @@ from .coding import CODINGS
 from .errors import ProtocolError, shown
 
 PROTOCOL = 1
-FEATURES = ("train", "int8", "commits", "refresh", "optimiser")
+FEATURES = ("train", "int8", "commits", "refresh", "optimiser", "evaluate")
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,79}")
@@ -81,8 +81,8 @@ class Plan(Message):
     ``refresh`` steps of the assignment the device asks for the fresh model. ``momentum`` with ``dampening`` (its
     velocity begins at zero with every assignment), ``weight_decay``, ``clip`` (largest norm of a gradient, 0: any)
     and ``proximal`` (weight of the pull towards the weights that training began with) act as
-    :class:`coordinator.compiler.optimiser.Training` says. ``roll`` shifts the subnetwork's channels. The update
-    travels in ``coding``.
+    :class:`coordinator.compiler.optimiser.Training` says. ``roll`` shifts the subnetwork's channels. With
+    ``evaluate`` the device measures the weights it begins with on its hold-out. The update travels in ``coding``.
     """
 
     width: float = field(validator=_between(1 / 1024, 1))
@@ -99,6 +99,7 @@ class Plan(Message):
     clip: float = field(default=0.0, validator=_between(0, 1e9))
     proximal: float = field(default=0.0, validator=_between(0, 1e6))
     roll: int = field(default=0, validator=_count)
+    evaluate: bool = False
 
     def within(self, features: tuple[str, ...]) -> Plan:
         """This plan, less what an agent with ``features`` cannot do."""
@@ -111,6 +112,8 @@ class Plan(Message):
             plan = evolve(plan, refresh=None)
         if "optimiser" not in features:
             plan = evolve(plan, momentum=0.0, dampening=0.0, weight_decay=0.0, clip=0.0, proximal=0.0)
+        if "evaluate" not in features:
+            plan = evolve(plan, evaluate=False)
         return plan
 
 
@@ -254,6 +257,18 @@ class Timings(Message):
 
 
 @frozen(kw_only=True)
+class Holdout(Message):
+    """What the weights that an assignment began with reach on the device's own hold-out, at the plan's width.
+
+    Means over ``samples`` of it.
+    """
+
+    samples: int = field(validator=_between(1, (1 << 31) - 1))
+    loss: float = field(validator=_between(-1e30, 1e30))
+    accuracy: float = field(validator=_between(0, 1))
+
+
+@frozen(kw_only=True)
 class Update(Message):
     """One commit. The body behind it (or its chunks) holds the difference in the tensors format.
 
@@ -280,6 +295,8 @@ class Update(Message):
     chunk: int = field(validator=_between(0, 1 << 20))
     last: bool = True
     """No further commit of this assignment will come."""
+    holdout: Holdout | None = None
+    """With the first commit, where the plan asks for it and there is a hold-out."""
 
     @property
     def key(self) -> tuple[str, int]:
