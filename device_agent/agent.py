@@ -21,8 +21,11 @@ from protocol.wire import decode, encode
 from . import feedback, memory
 from . import offer as offers
 from .address import parse
+from .bench import Finished
 from .conversation import (
     Acknowledged,
+    Allow,
+    Amended,
     Beat,
     Commit,
     Connected,
@@ -33,14 +36,18 @@ from .conversation import (
     Failed,
     Fetch,
     Fetched,
+    FetchFresh,
     Hold,
     Keep,
+    Lasting,
     Noticed,
     Output,
-    Progressed,
     Publish,
     Received,
+    Save,
     Settle,
+    Stop,
+    TakeFresh,
     Tick,
     Train,
     Trained,
@@ -57,7 +64,7 @@ from .session import Session
 from .settings import Settings
 from .spool import Spool
 from .status import StatusFile
-from .workshop import Finished, Workshop
+from .workshop import Workshop
 
 INBOX = 1000  # messages waiting for the main loop; more are dropped, for the conversation repeats itself
 
@@ -77,7 +84,7 @@ class Agent:
         self._stopping = False
         self._inbox: queue.SimpleQueue[object] = queue.SimpleQueue()
         self._notifier = Notifier()
-        self._spool = Spool(settings.home)
+        self._spool = Spool(settings.home, settings.spool_bytes)
         authority = settings.home / identity.authority if identity.authority else None
         self._address = parse(settings.url or identity.url, authority)
         self._duty = Duty(settings, settings.data, offers.backend(settings), self._started, self._inbox.put)
@@ -86,7 +93,14 @@ class Agent:
         )
         pace = settings.pace / settings.conditions.cpu_share
         self._workshop = Workshop(
-            blobs, self._duty.gate, self._duty.backend, settings.threads, pace, self._inbox.put
+            blobs,
+            self._duty.gate,
+            self._spool.checkpoints,
+            self._duty.backend,
+            settings.threads,
+            pace,
+            settings.checkpoint_seconds,
+            self._inbox.put,
         )
         broker = Broker(
             identity.broker_host,
@@ -98,8 +112,8 @@ class Agent:
         )
         chance = Random()  # noqa: S311  # jitter, no secrets
         self._link = Link(broker, self._boot, chance, self._from_link)
-        beats = settings.heartbeat or identity.heartbeat
-        self._session = Session(None, self._boot, beats, chance, self._spool.load(), time.monotonic())
+        beats, room = settings.heartbeat or identity.heartbeat, settings.spool_bytes // 2
+        self._session = Session(None, self._boot, beats, chance, self._spool.load(), time.monotonic(), room)
         self._status = StatusFile(settings.home)
         self._told: str | None = None  # why the coordinator had no work
         self._cause: str | None = None  # why there is no connection
@@ -180,12 +194,12 @@ class Agent:
                 return None if tag is None else Acknowledged(tag)
             case Finished():
                 return self._encoded(happened)
-            case Fetched() | Progressed() | Tick():
-                if isinstance(happened, Fetched):
-                    self._phases["download"] = happened.seconds
-                return happened
             case Failed(assignment, kind, reason):
                 log.warning("%s assignment=%s cause=%r", kind, assignment, reason)
+                return happened
+            case _ if isinstance(happened, Event):
+                if isinstance(happened, Fetched):
+                    self._phases["download"] = happened.seconds
                 return happened
             case _:
                 raise TypeError(f"nobody reports {type(happened).__name__}")
@@ -219,7 +233,7 @@ class Agent:
             return Failed(assignment.id, "training-failed", str(error))
         self._phases |= {"train": result.seconds, "encode": time.monotonic() - started}
         slim = evolve(result, difference={})
-        return Trained(assignment.id, slim, done.shape_epoch, body, done.region_text, left)
+        return Trained(assignment.id, slim, done.shape_epoch, body, done.region_text, left, done.checkpoint)
 
     def _do(self, output: Output) -> None:
         match output:
@@ -227,8 +241,27 @@ class Agent:
                 self._link.publish(leaf, payload, tag)
             case Fetch(assignment):
                 self._workshop.fetch(assignment)
-            case Train(assignment):
-                self._workshop.train(assignment)
+            case FetchFresh(assignment, fresh):
+                self._workshop.fetch_fresh(assignment, fresh)
+            case Train(assignment, commits):
+                self._workshop.train(assignment, commits, self._spool.checkpoint(assignment.id))
+            case Allow(name, commit):
+                self._workshop.allow(name, commit)
+            case Amended(name, plan):
+                self._workshop.amend(name, plan)
+            case TakeFresh(name, fresh):
+                self._workshop.merge(name, fresh)
+            case Stop(name, reason):
+                log.info("ended assignment=%s cause=%r", name, reason)
+                self._workshop.stop(name)
+            case Beat():
+                self._beat(output)
+            case _:
+                self._persist(output)
+
+    def _persist(self, output: Lasting) -> None:
+        """It is on disk when this returns."""
+        match output:
             case Hold(assignment):
                 self._spool.hold(assignment)
                 plan = assignment.plan
@@ -236,28 +269,27 @@ class Agent:
                     "assigned assignment=%s run=%s version=%d width=%g steps=%d batch=%d",
                     *(assignment.id, assignment.run, assignment.version, plan.width, plan.steps, plan.batch),
                 )
-            case Drop():
-                self._spool.drop()
-            case Commit(update, body, region, residual):
-                self._spool.commit(update, body, region, residual)
+            case Drop(finished):
+                self._spool.drop(finished)
+            case Commit(update, body, region, residual, checkpoint):
+                self._spool.commit(update, body, region, residual, checkpoint)
                 memory.give_back()
                 log.info(
-                    "committed assignment=%s bytes=%d samples=%d loss=%.4f accuracy=%.4f seconds=%.3f",
-                    *(update.assignment, update.size, update.samples, update.loss, update.accuracy),
-                    update.timings.train,
+                    "committed assignment=%s commit=%d bytes=%d samples=%d loss=%.4f accuracy=%.4f seconds=%.3f",
+                    *(*update.key, update.size, update.samples, update.loss, update.accuracy, update.timings.train),
                 )
+            case Save(checkpoint):
+                self._spool.save(checkpoint)
+                log.debug("saved assignment=%s step=%d", checkpoint.assignment, checkpoint.position.step)
             case Settle(update, give_back):
                 self._spool.settle(update, give_back)
-                log.info(
-                    "settled assignment=%s outcome=%s", update.assignment, "unused" if give_back else "stored"
-                )
+                outcome = "unused" if give_back else "stored"
+                log.info("settled assignment=%s commit=%d outcome=%s", *update.key, outcome)
             case Keep(number, event):
                 self._spool.keep(number, event)
                 log.warning("event kind=%s text=%r", event.kind, event.text)
             case Discard(number):
                 self._spool.discard(number)
-            case Beat():
-                self._beat(output)
             case _:
                 assert_never(output)
 

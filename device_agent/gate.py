@@ -31,21 +31,21 @@ class Gate:
     def shut(self) -> None:
         self._open.clear()
 
-    def passed(self, stopping: threading.Event) -> bool:
-        """Wait until the gate is open; False if ``stopping`` was set first. One thread only may stand here."""
-        if stopping.is_set():
+    def passed(self, stopped: Callable[[], bool]) -> bool:
+        """Wait until the gate is open; False if it was ``stopped`` first. One thread only may stand here."""
+        if stopped():
             return False
         if self._open.is_set():
             return True
         with self._lock:
             self._since = self._now()
         while not self._open.wait(CHECK):
-            if stopping.is_set():
+            if stopped():
                 break
         with self._lock:
             self._waited += self._now() - (self._since or 0.0)
             self._since = None
-        return not stopping.is_set()
+        return not stopped()
 
     def clock(self) -> float:
         """Seconds, less those spent before the shut gate."""

@@ -38,8 +38,9 @@ class Settings:
     """``heartbeat`` in seconds (None: what the coordinator asked for), ``cache_bytes`` for downloaded blobs.
 
     ``pace`` ≥ 1 stretches every training step to that multiple of its own time, so that a fast machine can
-    stand in for a slow board. ``url`` overrides the coordinator's address of the enrolment. ``data`` is a path or
-    the table ``[data]``.
+    stand in for a slow board. ``checkpoint_seconds`` lie between two checkpoints of training, the spool takes at most
+    ``spool_bytes``. ``url`` overrides the coordinator's address of the enrolment. ``data`` is a path or the table
+    ``[data]``.
     """
 
     home: Path
@@ -50,6 +51,8 @@ class Settings:
     backend: str | None = setting(None, one_of=BACKENDS)
     cache_bytes: int = setting(256 << 20, 1 << 20, 1 << 50)
     pace: float = setting(1.0, 1, 1000)
+    checkpoint_seconds: float = setting(60.0, 0.05, 86400)
+    spool_bytes: int = setting(64 << 20, 1 << 20, 1 << 40)
     log_level: str = setting("info", one_of=LOG_LEVELS)
     log_format: str = setting("text", one_of=("text", "json"))
     log_file: Path | None = field(default=None)

@@ -7,13 +7,13 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from attrs import Attribute, field, frozen, validators
+from attrs import Attribute, evolve, field, frozen, validators
 
 from .coding import CODINGS
 from .errors import ProtocolError, shown
 
 PROTOCOL = 1
-FEATURES = ("train", "int8")
+FEATURES = ("train", "int8", "commits", "refresh", "optimiser", "evaluate")
 MAX_LABELS = 4096
 """Classes of the largest label histogram a device may tell."""
 
@@ -84,8 +84,14 @@ class Blob(Message):
 class Plan(Message):
     """Everything a device needs to know about one piece of training.
 
-    ``steps`` local SGD steps on batches of ``batch`` samples at ``learning_rate``; the update travels in
-    ``coding``.
+    SGD on batches of ``batch`` samples at ``learning_rate``. A commit is due after ``steps`` steps, or, where
+    ``seconds`` is set, at the end of the first batch after so many seconds of training since the last commit and
+    after ``steps`` steps at the latest. Training goes on for ``commits`` commits without waiting for anybody. After
+    ``refresh`` steps of the assignment the device asks for the fresh model. ``momentum`` with ``dampening`` (its
+    velocity begins at zero with every assignment), ``weight_decay``, ``clip`` (largest norm of a gradient, 0: any)
+    and ``proximal`` (weight of the pull towards the weights that training began with) act as
+    :class:`coordinator.compiler.optimiser.Training` says. ``roll`` shifts the subnetwork's channels. With
+    ``evaluate`` the device measures the weights it begins with on its hold-out. The update travels in ``coding``.
     """
 
     width: float = field(validator=_between(1 / 1024, 1))
@@ -93,6 +99,31 @@ class Plan(Message):
     steps: int = field(validator=_between(1, 1_000_000))
     learning_rate: float = field(validator=_between(0, 1000))
     coding: str = field(validator=_check(lambda value: value in CODINGS, f"one of {', '.join(CODINGS)}"))
+    seconds: float | None = field(default=None, validator=validators.optional(_between(0.001, 1e6)))
+    commits: int = field(default=1, validator=_between(1, 1_000_000))
+    refresh: int | None = field(default=None, validator=validators.optional(_between(1, 1_000_000)))
+    momentum: float = field(default=0.0, validator=_between(0, 1))
+    dampening: float = field(default=0.0, validator=_between(0, 1))
+    weight_decay: float = field(default=0.0, validator=_between(0, 100))
+    clip: float = field(default=0.0, validator=_between(0, 1e9))
+    proximal: float = field(default=0.0, validator=_between(0, 1e6))
+    roll: int = field(default=0, validator=_count)
+    evaluate: bool = False
+
+    def within(self, features: tuple[str, ...]) -> Plan:
+        """This plan, less what an agent with ``features`` cannot do."""
+        plan = self
+        if self.coding != "float32" and self.coding not in features:
+            plan = evolve(plan, coding="float32")
+        if "commits" not in features:
+            plan = evolve(plan, seconds=None, commits=1)
+        if "refresh" not in features:
+            plan = evolve(plan, refresh=None)
+        if "optimiser" not in features:
+            plan = evolve(plan, momentum=0.0, dampening=0.0, weight_decay=0.0, clip=0.0, proximal=0.0)
+        if "evaluate" not in features:
+            plan = evolve(plan, evaluate=False)
+        return plan
 
 
 @frozen(kw_only=True)
@@ -144,8 +175,46 @@ class Retry(Message):
 
 
 @frozen(kw_only=True)
+class Amend(Message):
+    """A change of an assignment in hand, from the next batch on. The one with the highest ``number`` counts.
+
+    ``plan`` None: nothing more is wanted of it, for ``reason``; the device drops it and what it has not committed.
+    """
+
+    assignment: str = field(validator=_name)
+    number: int = field(validator=_count)
+    plan: Plan | None
+    reason: str = field(validator=_text)
+
+
+@frozen(kw_only=True)
+class Ask(Message):
+    """A device asks for the fresh model at ``step`` of its assignment; its training builds on ``version``."""
+
+    assignment: str = field(validator=_name)
+    commit: int = field(validator=_between(1, 1_000_000))
+    step: int = field(validator=_count)
+    version: int = field(validator=_count)
+
+
+@frozen(kw_only=True)
+class Fresh(Message):
+    """The global model at ``version``, to be merged into training at the next batch.
+
+    With w the device's weights and b its effective base: w ← (1 - merge)·w + merge·fresh + keep·(w - b) and
+    b ← (1 - merge)·b + merge·fresh. It only counts for who builds on an older version.
+    """
+
+    assignment: str = field(validator=_name)
+    version: int = field(validator=_count)
+    weights: Blob
+    merge: float = field(validator=_between(0, 1))
+    keep: float = field(validator=_between(0, 1))
+
+
+@frozen(kw_only=True)
 class Progress(Message):
-    """Sent when training starts (step 0) and now and then after."""
+    """Sent when training starts (step 0) and now and then after; ``step`` counts over the whole assignment."""
 
     assignment: str = field(validator=_name)
     step: int = field(validator=_count)
@@ -153,11 +222,39 @@ class Progress(Message):
 
 
 @frozen(kw_only=True)
+class Merge(Message):
+    """A fresh model was merged after ``step`` steps of the assignment, as :class:`Fresh` told.
+
+    ``loss_before`` and ``loss_after`` are mean losses of the same batch, None where none was left to measure them on.
+    """
+
+    step: int = field(validator=_count)
+    version: int = field(validator=_count)
+    merge: float = field(validator=_between(0, 1))
+    keep: float = field(validator=_between(0, 1))
+    loss_before: float | None = field(default=None, validator=validators.optional(_between(-1e30, 1e30)))
+    loss_after: float | None = field(default=None, validator=validators.optional(_between(-1e30, 1e30)))
+
+
+_merges = _check(lambda value: len(value) <= 64, "at most 64 merges")
+
+
+@frozen(kw_only=True)
 class Lineage(Message):
-    """What a difference is relative to: the weights of ``version`` in channel layout ``shape_epoch``."""
+    """What a difference is relative to.
+
+    The first commit starts from the weights of ``version``, every other one from where the commit before it ended;
+    ``version`` is then the newest that had been merged. ``merges`` are those since, oldest first.
+    """
 
     version: int = field(validator=_count)
     shape_epoch: int = field(validator=_count)
+    merges: tuple[Merge, ...] = field(default=(), validator=_merges)
+
+    @property
+    def newest(self) -> int:
+        """The newest version that the difference builds on."""
+        return self.merges[-1].version if self.merges else self.version
 
 
 @frozen(kw_only=True)
@@ -167,6 +264,18 @@ class Timings(Message):
     download: float = field(validator=_seconds)
     train: float = field(validator=_seconds)
     upload: float | None = field(validator=validators.optional(_seconds))
+
+
+@frozen(kw_only=True)
+class Holdout(Message):
+    """What the weights that an assignment began with reach on the device's own hold-out, at the plan's width.
+
+    Means over ``samples`` of it.
+    """
+
+    samples: int = field(validator=_between(1, (1 << 31) - 1))
+    loss: float = field(validator=_between(-1e30, 1e30))
+    accuracy: float = field(validator=_between(0, 1))
 
 
 @frozen(kw_only=True)
@@ -194,6 +303,10 @@ class Update(Message):
     size: int = field(validator=_between(1, 1 << 32))
     sha256: str = field(validator=_sha256)
     chunk: int = field(validator=_between(0, 1 << 20))
+    last: bool = True
+    """No further commit of this assignment will come."""
+    holdout: Holdout | None = None
+    """With the first commit, where the plan asks for it and there is a hold-out."""
 
     @property
     def key(self) -> tuple[str, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import click
@@ -161,7 +162,7 @@ def test_every_preset_stands_in_recipes_and_parses(name: str) -> None:
 @pytest.mark.parametrize("key", [f.name for f in fields(BasePlan)])
 def test_every_key_of_the_plan_stands_in_recipes_with_its_default(key: str) -> None:
     default = getattr(BasePlan(), key)
-    written = f"`{default}`" if isinstance(default, str) else f"{default:g}"
+    written = f"`{default}`" if isinstance(default, str) else json.dumps(default).removesuffix(".0")
     assert f"| `{key}` | {written} |" in page("recipes.md")
 
 

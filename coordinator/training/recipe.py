@@ -21,16 +21,31 @@ PRESETS = Path(__file__).parent / "presets"
 
 @frozen(kw_only=True)
 class BasePlan:
-    """What every plan of the run starts from. ``lease`` seconds are given to a device for one assignment."""
+    """What every plan of the run starts from: the fields of :class:`protocol.messages.Plan`, at width 1.
+
+    ``lease`` seconds are given to a device for an assignment, and again with every commit. ``seconds`` and
+    ``refresh`` 0: none.
+    """
 
     batch: int = 32
     steps: int = 20
     learning_rate: float = 0.05
     coding: str = "float32"
     lease: float = 900.0
+    seconds: float = 0.0
+    commits: int = 1
+    refresh: int = 0
+    momentum: float = 0.0
+    dampening: float = 0.0
+    weight_decay: float = 0.0
+    clip: float = 0.0
+    proximal: float = 0.0
+    evaluate: bool = False
 
     def plan(self) -> Plan:
-        return Plan(width=1.0, batch=self.batch, steps=self.steps, learning_rate=self.learning_rate, coding=self.coding)
+        given = asdict(self, filter=lambda a, _: a.name != "lease")
+        optional = {"seconds": self.seconds or None, "refresh": self.refresh or None}
+        return Plan(**{**given, **optional}, width=1.0)
 
 
 @frozen(kw_only=True)
@@ -110,10 +125,10 @@ def _check_rounds(recipe: Recipe) -> None:
     """A recipe that could not make progress, or whose devices would wait for nothing, is refused."""
     aggregator = recipe.aggregator
     for policy in recipe.policies[1:]:
-        if policy.barrier != "none":
+        if policy.waiting != "none":
             sentence = f"{policy.kind} makes devices wait: it must be the first policy, and the only one that does"
             raise ShoalError("bad-recipe", sentence)
-    rounds = next((policy for policy in recipe.policies if policy.barrier == "rounds"), None)
+    rounds = next((policy for policy in recipe.policies if policy.waiting == "rounds"), None)
     if aggregator.synchronous and rounds is None:
         sentence = f"{aggregator.kind} closes rounds: it needs a policy that holds them, cohort or ssp with bound = 0"
         raise ShoalError("bad-recipe", sentence)

@@ -27,7 +27,7 @@ from coordinator.store.database import Database
 from coordinator.store.segments import Segments
 from coordinator.training.conversation import Conversation
 from coordinator.training.evaluation import Evaluator
-from coordinator.training.inputs import Evaluated
+from coordinator.training.inputs import Answered, Evaluated
 from coordinator.training.runs import Runs, prepare
 from coordinator.training.turn import Turn
 
@@ -101,8 +101,8 @@ class Steward(threading.Thread):
         self._retain = retain
         self._segments = segments
         self._queue: queue.Queue[_Heard | _Asked | None] = queue.Queue(WAITING)
-        self._evaluator = Evaluator(self._measured)
-        self._runs = Runs(blobs, segments, heartbeat, self._evaluator.submit)
+        self._evaluator = Evaluator(self._measured, self._answered)
+        self._runs = Runs(blobs, segments, heartbeat, self._evaluator.submit, self._evaluator.compute)
         self._conversation = Conversation(self._runs)
         self._looked = 0.0
         self._astray = False
@@ -162,6 +162,9 @@ class Steward(threading.Thread):
         self._queue.put(
             _Asked(lambda turn: self._runs.measured(turn, run, Evaluated(version, accuracy, loss)), Future())
         )
+
+    def _answered(self, run: str, number: int, found: dict[str, float]) -> None:
+        self._queue.put(_Asked(lambda turn: self._runs.answered(turn, run, Answered(number, found)), Future()))
 
     # -- the thread ----------------------------------------------------------------------------------------------
 

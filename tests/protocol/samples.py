@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from attrs import evolve, fields_dict
+from attrs import NOTHING, evolve, fields_dict
 from hypothesis import settings
 from hypothesis import strategies as st
 
 from protocol.coding import CODINGS
 from protocol.messages import (
     STATES,
+    Amend,
+    Ask,
     Assignment,
     Blob,
     Capability,
@@ -19,7 +21,10 @@ from protocol.messages import (
     DeviceEvent,
     EnrolmentReply,
     EnrolmentRequest,
+    Fresh,
+    Holdout,
     Lineage,
+    Merge,
     Message,
     Plan,
     Progress,
@@ -41,11 +46,17 @@ _CAPABILITY = Capability(
     speed={"1": 8.5, "0.5": 3.25},
 )
 
+_HOLDOUT = Holdout(samples=100, loss=1.5, accuracy=0.5)
+_MERGE = Merge(step=50, version=9, merge=0.25, keep=1.0, loss_before=1.5, loss_after=1.25)
+
 EXAMPLES: dict[type[Message], Message] = {
     type(message): message
     for message in (
         _BLOB,
-        Plan(width=0.25, batch=32, steps=100, learning_rate=0.05, coding="int8"),
+        Plan(
+            width=0.25, batch=32, steps=100, learning_rate=0.05, coding="int8", seconds=2.5, commits=4, refresh=50,
+            momentum=0.9, dampening=0.1, weight_decay=0.0005, clip=1.0, proximal=0.01, roll=3, evaluate=True,
+        ),
         CheckIn(
             id="c-1", protocol=1, agent="0.1.0", runtime="tflite-2.14", features=("train", "int8"), samples=900,
             input=(28, 28, 1), classes=10, held=None, unsent=("a-3", "a-4"),
@@ -56,14 +67,22 @@ EXAMPLES: dict[type[Message], Message] = {
             plan=Plan(width=0.5, batch=16, steps=10, learning_rate=0.1, coding="float32"),
         ),
         Retry(check_in="c-1", seconds=30.0, reason="every cohort is full"),
+        Amend(
+            assignment="a-1", number=2, reason="",
+            plan=Plan(width=0.5, batch=16, steps=10, learning_rate=0.1, coding="float32"),
+        ),
+        Ask(assignment="a-1", commit=1, step=50, version=7),
+        Fresh(assignment="a-1", version=9, weights=_BLOB, merge=0.25, keep=1.0),
         Progress(assignment="a-1", step=12, loss=1.25),
-        Lineage(version=7, shape_epoch=0),
+        _MERGE,
+        _HOLDOUT,
+        Lineage(version=7, shape_epoch=0, merges=(_MERGE,)),
         Timings(download=1.5, train=60.0, upload=None),
         Update(
             assignment="a-1", commit=1, run="r-1", lineage=Lineage(version=7, shape_epoch=0), samples=320, steps=10,
             loss=0.75, accuracy=0.5, squared_gradient={"w": 0.25, "b": 0.0}, squared_gradient_peak={"w": 1.5},
             timings=Timings(download=1.5, train=60.0, upload=2.0), bytes_down=90_000, coding="int8", size=20_000,
-            sha256=SHA, chunk=4096,
+            sha256=SHA, chunk=4096, last=False, holdout=_HOLDOUT,
         ),
         Chunk(assignment="a-1", commit=1, index=3),
         Receipt(assignment="a-1", commit=1, state="missing", sha256=SHA, missing=((0, 2), (5, 5)), reason=""),
@@ -93,6 +112,7 @@ texts = st.text(characters, max_size=60)
 short_texts = st.lists(texts, max_size=4).map(tuple)
 commits = st.integers(1, 1_000_000)
 losses = st.floats(-1e30, 1e30)
+shares = st.floats(0, 1)
 codings = st.sampled_from(CODINGS)
 sizes = st.lists(st.integers(1, (1 << 31) - 1), min_size=1, max_size=8).map(tuple)
 norms = st.dictionaries(texts, st.floats(0, allow_infinity=False), max_size=5)
@@ -114,6 +134,15 @@ _FIELDS: dict[type[Message], dict[str, st.SearchStrategy[Any]]] = {
     Plan: {
         "width": st.floats(1 / 1024, 1), "batch": st.sampled_from([1 << n for n in range(11)]),
         "steps": st.integers(1, 1_000_000), "learning_rate": st.floats(0, 1000), "coding": codings,
+        "seconds": _maybe(st.floats(0.001, 1e6)), "commits": commits, "refresh": _maybe(st.integers(1, 1_000_000)),
+        "momentum": shares, "dampening": shares, "weight_decay": st.floats(0, 100), "clip": st.floats(0, 1e9),
+        "proximal": st.floats(0, 1e6), "roll": counts,
+        "evaluate": st.booleans(),
+    },
+    Ask: {"assignment": names, "commit": commits, "step": counts, "version": counts},
+    Merge: {
+        "step": counts, "version": counts, "merge": shares, "keep": shares, "loss_before": _maybe(losses),
+        "loss_after": _maybe(losses),
     },
     CheckIn: {
         "id": names, "protocol": counts, "agent": names, "runtime": names, "features": short_texts,
@@ -122,7 +151,7 @@ _FIELDS: dict[type[Message], dict[str, st.SearchStrategy[Any]]] = {
     },
     Retry: {"check_in": names, "seconds": seconds, "reason": texts},
     Progress: {"assignment": names, "step": counts, "loss": _maybe(losses)},
-    Lineage: {"version": counts, "shape_epoch": counts},
+    Holdout: {"samples": st.integers(1, (1 << 31) - 1), "loss": losses, "accuracy": shares},
     Timings: {"download": seconds, "train": seconds, "upload": _maybe(seconds)},
     Chunk: {"assignment": names, "commit": commits, "index": counts},
     Receipt: {
@@ -167,11 +196,19 @@ MESSAGES[Assignment] = st.builds(
     Assignment, id=names, kind=st.just("train"), run=names, check_in=names, version=counts, lease=seconds,
     plan=MESSAGES[Plan], artifact=MESSAGES[Blob], weights=MESSAGES[Blob],
 )  # fmt: skip
+MESSAGES[Amend] = st.builds(Amend, assignment=names, number=counts, plan=_maybe(MESSAGES[Plan]), reason=texts)
+MESSAGES[Fresh] = st.builds(
+    Fresh, assignment=names, version=counts, weights=MESSAGES[Blob], merge=shares, keep=shares
+)  # fmt: skip
+MESSAGES[Lineage] = st.builds(
+    Lineage, version=counts, shape_epoch=counts, merges=st.lists(MESSAGES[Merge], max_size=3).map(tuple)
+)  # fmt: skip
 MESSAGES[Update] = st.builds(
     Update, assignment=names, commit=commits, run=names, lineage=MESSAGES[Lineage], samples=counts, steps=counts,
     loss=losses, accuracy=st.floats(0, 1), squared_gradient=norms, squared_gradient_peak=norms,
     timings=MESSAGES[Timings], bytes_down=naturals, coding=codings, size=st.integers(1, 1 << 32), sha256=sha256s,
-    chunk=st.integers(0, 1 << 20),
+    chunk=st.integers(0, 1 << 20), last=st.booleans(),
+    holdout=_maybe(MESSAGES[Holdout]),
 )  # fmt: skip
 MESSAGES[EnrolmentRequest] = st.builds(
     EnrolmentRequest, token=texts, secret=st.from_regex(r"[!-~]{32,128}", fullmatch=True), name=names,
@@ -180,8 +217,8 @@ MESSAGES[EnrolmentRequest] = st.builds(
 
 
 def example_fields() -> list[tuple[type[Message], str]]:
-    """Every field of every message class."""
-    return [(kind, name) for kind in EXAMPLES for name in fields_dict(kind)]
+    """Every field of every message class that may not be left out."""
+    return [(kind, name) for kind in EXAMPLES for name, a in fields_dict(kind).items() if a.default is NOTHING]
 
 
 @st.composite

@@ -160,7 +160,7 @@ class Slow:
 def measured():
     """An evaluator that runs, and where its results come."""
     results = queue.SimpleQueue()
-    evaluator = Evaluator(lambda *result: results.put(result))
+    evaluator = Evaluator(lambda *result: results.put(result), lambda *found: results.put(found))
     evaluator.start()
     yield evaluator, results
     evaluator.stop()

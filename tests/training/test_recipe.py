@@ -119,7 +119,7 @@ WRONG = {
     ),
     "an unknown key of the plan": (
         "[plan]\nstep = 3\n" + BUFFER,
-        "[plan]: unknown key 'step', expected batch, coding, learning_rate, lease, steps",
+        "[plan]: unknown key 'step', expected batch, clip, coding, commits, dampening, learning_rate, lease, ",
     ),
     "an unknown key of a member": (
         BUFFER + "gaol = 3\n",

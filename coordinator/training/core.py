@@ -1,0 +1,62 @@
+"""What changes in a run, and the open work in it."""
+
+from __future__ import annotations
+
+from attrs import define, field, frozen
+
+from coordinator.training.inputs import Closed
+from coordinator.training.work import Work
+from protocol.messages import Plan
+from protocol.subnetwork import Axis
+from protocol.weights import Weights
+
+
+@frozen
+class Question:
+    """What was asked of somebody else, by the member at ``index``."""
+
+    index: int
+    computation: str
+    arguments: dict[str, tuple[float, ...]]
+
+
+@define
+class Core:
+    """Everything that changes, but for the members' states.
+
+    ``bases`` holds the weights of versions that open work builds on. ``wake_at`` is when the next Tick is due. While
+    fields of plans are held (``holds``, by member), ``held`` has the plan that each device keeps them from.
+    """
+
+    weights: Weights
+    layout: dict[str, tuple[Axis, ...]]
+    version: int = 0
+    absorbed: int = 0
+    inputs: int = 0
+    offers: int = 0
+    shape_epoch: int = 0
+    state: str = "running"
+    open: dict[str, Work] = field(factory=dict)
+    bases: dict[int, Weights] = field(factory=dict)
+    wake_at: float | None = None
+    questions: dict[int, Question] = field(factory=dict)
+    asked: int = 0
+    holds: dict[int, tuple[str, ...]] = field(factory=dict)
+    held: dict[str, Plan] = field(factory=dict)
+    barrier: str | None = None
+    quiet: bool = False
+
+    def works(self, device: str) -> list[tuple[str, Work]]:
+        """The open assignments of a device, by number."""
+        return [(number, work) for number, work in self.open.items() if work.device.id == device]
+
+    def close(self, number: str, state: str, reason: str) -> Closed:
+        """An assignment ends without an update."""
+        work = self.open.pop(number)
+        self.forget_bases()
+        return Closed(number, work.device.id, state, reason, tell="commits" in work.features)
+
+    def forget_bases(self) -> None:
+        """Drop the weights that no open work builds on."""
+        wanted = {version for work in self.open.values() for version in work.versions}
+        self.bases = {version: weights for version, weights in self.bases.items() if version in wanted}

@@ -1,0 +1,44 @@
+"""Training that does not wait: merges of fresh models, amended plans."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0003"
+down_revision = "0002"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.add_column("update", sa.Column("merges", sa.JSON(none_as_null=True), nullable=True))
+    op.add_column("run", sa.Column("control", sa.Boolean(), nullable=False, server_default=sa.false()))
+    op.create_table(
+        "amendment",
+        sa.Column("assignment_id", sa.String(80), nullable=False),
+        sa.Column("number", sa.Integer(), nullable=False),
+        sa.Column("plan", sa.JSON(), nullable=False),
+        sa.Column("at", sa.DateTime(timezone=True), nullable=False),
+        sa.ForeignKeyConstraint(["assignment_id"], ["assignment.id"], name="fk_amendment_assignment_id_assignment"),
+        sa.PrimaryKeyConstraint("assignment_id", "number", name="pk_amendment"),
+    )
+    op.create_table(
+        "refresh",
+        sa.Column("assignment_id", sa.String(80), nullable=False),
+        sa.Column("version", sa.Integer(), nullable=False),
+        sa.Column("merge", sa.Float(), nullable=False),
+        sa.Column("keep", sa.Float(), nullable=False),
+        sa.Column("weights_sha256", sa.String(64), nullable=False),
+        sa.Column("bytes_down", sa.BigInteger(), nullable=False),
+        sa.Column("at", sa.DateTime(timezone=True), nullable=False),
+        sa.ForeignKeyConstraint(["assignment_id"], ["assignment.id"], name="fk_refresh_assignment_id_assignment"),
+        sa.PrimaryKeyConstraint("assignment_id", "version", name="pk_refresh"),
+    )
+
+
+def downgrade() -> None:
+    op.drop_table("refresh")
+    op.drop_table("amendment")
+    op.drop_column("update", "merges")
+    op.drop_column("run", "control")
