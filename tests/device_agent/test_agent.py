@@ -214,7 +214,9 @@ def test_a_refused_password_is_waited_out(start: Start, stop: Stop, tmp_path: Pa
         start(coordinator, SPEC).kill()
         secret = coordinator._passwords.pop(DEVICE)
         agent = start(coordinator, SPEC)
-        time.sleep(1)
+        deadline = time.monotonic() + 30
+        while "broker-refused" not in (tmp_path / "log").read_text() and time.monotonic() < deadline:
+            time.sleep(0.02)
         coordinator._passwords[DEVICE] = secret
         assert coordinator.until(lambda: len(coordinator.stored) == 1)
         assert "broker-refused" in stop(agent)
