@@ -86,7 +86,7 @@ class Bench:
             if blob is None:
                 raise ProtocolError("it is no longer in the cache")
             base = read_base(blob)
-            if (base.region_text, base.shape_epoch) != (self._region_text, self._shape_epoch):
+            if _part(base.region, base.shape_epoch) != _part(self._region, self._shape_epoch):
                 raise ProtocolError("it is not the part of the model that is being trained")
             return base.weights
         except ProtocolError as error:
@@ -128,3 +128,8 @@ class Bench:
     def committed(self, result: LocalResult, checkpoint: Checkpoint | None) -> None:
         parts = (self._region, self._region_text, self._shape_epoch)
         self._report(Finished(self.assignment, result, *parts, checkpoint))
+
+
+def _part(region: Region, shape_epoch: int) -> object:
+    """Which part of the model it is, to compare."""
+    return region.layout, dict(region.subnetwork.channels), shape_epoch

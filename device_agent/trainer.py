@@ -7,7 +7,6 @@ the same assignment on the same data makes the same commits, wherever it was int
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Protocol
 
@@ -21,9 +20,9 @@ from protocol.weights import Array, Weights, finite
 from .batches import Batches, seeded
 from .checkpoint import Checkpoint, File, Position
 from .dataset import Dataset
+from .pacer import Pacer
 from .tally import Diverged, StepOutcome, Tally
 
-RECENT = 9  # steps whose median duration the pace stretches
 PATIENCE = 10.0  # seconds until a commit is tried again that found no room on the disk
 MERGES = 64  # merges that one commit can tell of
 ANY_NORM = 1e30  # to clip at; no gradient that is finite and of use is larger
@@ -127,28 +126,6 @@ class Start:
     base: Weights = field(repr=False)
     owned: bool = False
     checkpoint: Checkpoint | None = None
-
-
-class Pacer:
-    """Stretches every step to ``pace`` × the median of the recent steps' own times."""
-
-    def __init__(self, pace: float, clock: Callable[[], float], sleep: Callable[[float], object]) -> None:
-        self._pace, self._clock, self._sleep = pace, clock, sleep
-        self._recent: deque[float] = deque(maxlen=RECENT)
-        self._start = clock()
-
-    def begin(self) -> None:
-        self._start = self._clock()
-
-    def end(self) -> None:
-        if self._pace <= 1:
-            return
-        took = self._clock() - self._start
-        self._recent.append(took)
-        usual = sorted(self._recent)[len(self._recent) // 2]
-        rest = self._pace * usual - took
-        if rest > 0:
-            self._sleep(rest)
 
 
 class Training:
@@ -300,15 +277,31 @@ class Training:
         """Of training since the last commit."""
         return self._clock() - self._since
 
+    @property
+    def _amount(self) -> float:
+        """What was trained since the last commit, in commits' worth."""
+        amount = self._tally.steps / self._plan.steps
+        return amount if self._plan.seconds is None else max(amount, self._seconds / self._plan.seconds)
+
+    @property
+    def _allowed(self) -> bool:
+        return self._desk.allowed > self._commits
+
+    @property
+    def _ends(self) -> bool:
+        """Whether with one more commit all is done that the plan asks for."""
+        left = self._plan.commits - self._commits
+        if left <= 1:
+            return self._amount >= 1
+        return self._tally.steps >= left * self._plan.steps or (not self._allowed and self._amount >= left)
+
     def _due(self) -> bool:
-        enough = self._tally.steps >= self._plan.steps
-        late = self._plan.seconds is not None and self._seconds >= self._plan.seconds
-        return (enough or late) and self._desk.allowed > self._commits
+        """While no commit is allowed the next one grows, until nothing is left to train."""
+        return self._ends or (self._allowed and self._amount >= 1)
 
     def _commit(self) -> bool:
         """Commit what was learnt; whether it was the last time. Without room on the disk training goes on instead."""
-        last = self._commits + 1 >= self._plan.commits
-        file = None
+        last, file = self._ends, None
         if not last:
             if self._clock() < self._not_before:
                 return False

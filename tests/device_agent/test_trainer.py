@@ -350,22 +350,34 @@ def test_a_commit_is_due_after_so_many_seconds_at_the_end_of_a_batch_and_after_s
 
 
 def test_while_no_commit_is_allowed_training_goes_on_and_the_next_one_tells_it_all() -> None:
-    desk = Desk(evolve(PLAN, batch=1, steps=2, commits=2))
+    desk = Desk(evolve(PLAN, batch=1, steps=2, commits=4))
     desk.allowed = 0
     desk.then = {5: lambda: setattr(desk, "allowed", 2)}
     commits = carry_out(desk, data((1, 1)), Slope(1))
-    assert [result.steps for result in commits] == [5, 2]
-    assert sum(float(result.difference["w"][0]) for result in commits) == 1 - 2**-7
+    assert [result.steps for result in commits] == [5, 2, 4]
+    assert sum(float(result.difference["w"][0]) for result in commits) == 1 - 2**-11
+
+
+def test_what_no_commit_was_allowed_for_is_told_at_the_latest_when_nothing_is_left_to_train() -> None:
+    desk = Desk(evolve(PLAN, batch=1, steps=2, commits=4))
+    desk.allowed = 1
+    commits = carry_out(desk, data((1, 1)), Slope(1))
+    assert [(result.commit, result.steps, result.last) for result in commits] == [(1, 2, False), (2, 6, True)]
+    clock = Clock()
+    desk = Desk(evolve(PLAN, batch=1, steps=100, seconds=2.0, commits=4))
+    desk.allowed = 1
+    commits = carry_out(desk, data((1, 1)), Timed(1, clock), clock=clock)
+    assert [(result.commit, result.steps, result.last) for result in commits] == [(1, 2, False), (2, 6, True)]
 
 
 def test_a_disk_without_room_for_the_checkpoint_delays_a_commit_but_never_the_last() -> None:
     clock = Clock()
-    desk = Desk(evolve(PLAN, batch=1, steps=2, commits=2))
+    desk = Desk(evolve(PLAN, batch=1, steps=2, commits=9))
     desk.room = False
     desk.then = {9: lambda: setattr(desk, "room", True)}
     commits = carry_out(desk, data((1, 1)), Timed(1, clock), clock=clock)
     # Refused after 2 s, it is tried again 10 s later.
-    assert [result.steps for result in commits] == [12, 2]
+    assert [result.steps for result in commits] == [12, *[2] * 8]
     desk = Desk(evolve(PLAN, batch=1, steps=2))
     desk.room = False
     assert len(carry_out(desk, data((1, 1)), Slope(1))) == 1

@@ -20,7 +20,7 @@ from coordinator.training.inputs import Versioned
 from coordinator.training.live import LiveRun
 from device_agent import spool
 from protocol.weights import digest
-from tests.integration.fleet import Server, told
+from tests.integration.fleet import Server, named
 
 
 def check(server: Server, agents: list[Agent], run: str) -> Counter[str]:
@@ -30,15 +30,15 @@ def check(server: Server, agents: list[Agent], run: str) -> Counter[str]:
 
     May be called while all goes on: logs are read before spools, and spools before the ledger.
     """
-    settled = {assignment for agent in agents for assignment in told(agent, "settled")}
-    committed = {assignment for agent in agents for assignment in told(agent, "committed")}
-    unsent = {update.assignment for agent in agents for update in spool.peek(agent.home)[1]}
+    settled = {key for agent in agents for key in named(agent, "settled")}
+    committed = {key for agent in agents for key in named(agent, "committed")}
+    unsent = {update.key for agent in agents for update in spool.peek(agent.home)[1]}
     with server.database().read() as session:
         updates = session.scalars(select(models.Update).where(models.Update.run_id == run)).all()
         versions = session.scalars(select(models.ModelVersion).where(models.ModelVersion.run_id == run)).all()
         row = session.get_one(models.Run, run)
         keys = Counter((update.assignment_id, update.commit) for update in updates)
-        ledger = {update.assignment_id for update in updates}
+        ledger = {(update.assignment_id, update.commit) for update in updates}
         assert not settled - ledger, "acknowledged, but not in the ledger"
         assert not committed - ledger - unsent, "finished, but neither in the ledger nor in a spool"
         assert set(keys.values()) <= {1}
