@@ -12,7 +12,6 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterator
-from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +48,8 @@ def set_up(settings: Settings) -> None:
     """Log as the settings say: to stderr, or to ``log_file``, which is rotated at 1 MiB."""
     handler: logging.Handler = logging.StreamHandler(sys.stderr)
     if settings.log_file is not None:
+        from logging.handlers import RotatingFileHandler  # not loaded into a small memory for nothing
+
         try:
             settings.log_file.parent.mkdir(parents=True, exist_ok=True)
             handler = RotatingFileHandler(settings.log_file, maxBytes=FILE_BYTES, backupCount=FILES - 1)
