@@ -107,7 +107,12 @@ class Workshop:
 
     def allow(self, assignment: str, commit: int) -> None:
         if bench := self._bench_of(assignment):
-            bench.allowed = commit
+            bench.allow(commit)
+
+    def taken(self, assignment: str) -> None:
+        """A commit that was reported is in the spool, and whether another may follow has been said."""
+        if bench := self._bench_of(assignment):
+            bench.taken()
 
     def amend(self, assignment: str, plan: Plan) -> None:
         if bench := self._bench_of(assignment):
