@@ -14,10 +14,11 @@ from protocol.messages import Assignment, DeviceEvent, Fresh, Merge, Plan
 from protocol.subnetwork import Region
 from protocol.weights import Array, Weights
 
-from .checkpoint import Checkpoint, Checkpoints, File
+from .checkpoint import Checkpoints
 from .conversation import Asked, Checkpointed, FreshFailed, Merged, Noticed, Progressed, Refused
 from .download import Blobs
 from .feedback import Base, read_base
+from .position import Checkpoint, File
 from .trainer import LocalResult, Unfit
 
 PROGRESS = 0.5  # seconds between two reports of progress

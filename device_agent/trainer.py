@@ -18,9 +18,9 @@ from protocol.messages import Fresh, Merge, Plan
 from protocol.weights import Array, Weights, finite
 
 from .batches import Batches, seeded
-from .checkpoint import Checkpoint, File, Position
 from .dataset import Dataset
 from .pacer import Pacer
+from .position import Checkpoint, File, Position
 from .tally import Diverged, StepOutcome, Tally
 
 PATIENCE = 10.0  # seconds until a commit is tried again that found no room on the disk

@@ -15,11 +15,12 @@ from protocol.subnetwork import CLASSES, groups
 
 from . import memory
 from .bench import Bench
-from .checkpoint import Checkpoint, CheckpointLost, Checkpoints, parted
+from .checkpoint import CheckpointLost, Checkpoints, parted
 from .conversation import Failed, Fetched, FreshFailed, FreshFetched
 from .dataset import Dataset
 from .download import Blobs, DownloadFailed, Fetching
 from .feedback import Base
+from .position import Checkpoint
 from .runtime import TrainStep
 from .tally import Diverged
 from .trainer import Cancelled, Start, Training, Unfit

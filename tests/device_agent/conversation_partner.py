@@ -10,7 +10,7 @@ from attrs import evolve
 
 from device_agent import conversation as c
 from device_agent.batches import Order
-from device_agent.checkpoint import Checkpoint, File, Position
+from device_agent.position import Checkpoint, File, Position
 from device_agent.session import Session
 from device_agent.tally import Sums
 from device_agent.trainer import LocalResult

@@ -19,10 +19,11 @@ from coordinator.compiler.shapes import initial_weights, layout
 from coordinator.compiler.spec import Dense, Dropout, ModelSpec, Relu
 from device_agent.address import parse
 from device_agent.bench import Finished
-from device_agent.checkpoint import Checkpoint, Checkpoints
+from device_agent.checkpoint import Checkpoints
 from device_agent.conversation import Checkpointed, Failed, FreshFailed, Merged
 from device_agent.dataset import checked
 from device_agent.download import Blobs
+from device_agent.position import Checkpoint
 from device_agent.runtime import backends
 from device_agent.workshop import Workshop
 from protocol import tensors
