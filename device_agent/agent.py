@@ -141,6 +141,8 @@ class Agent:
                 event = self._event(self._next())
                 if event is not None:
                     self._handle(event)
+                if isinstance(event, Trained):
+                    self._workshop.taken(event.assignment)
         finally:
             self._notifier.stopping()
             self._workshop.close()

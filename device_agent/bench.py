@@ -14,14 +14,16 @@ from protocol.messages import Assignment, DeviceEvent, Fresh, Merge, Plan
 from protocol.subnetwork import Region
 from protocol.weights import Array, Weights
 
-from .checkpoint import Checkpoint, Checkpoints, File
+from .checkpoint import Checkpoints
 from .conversation import Asked, Checkpointed, FreshFailed, Merged, Noticed, Progressed, Refused
 from .download import Blobs
 from .feedback import Base, read_base
 from .gate import Gate
+from .position import Checkpoint, File
 from .trainer import LocalResult, Unfit
 
 PROGRESS = 0.5  # seconds between two reports of progress
+WAIT = 0.1  # seconds between two looks at whether all is to end
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +41,10 @@ class Finished:
 
 
 class Bench:
-    """``plan``, ``allowed``, ``fresh`` and :meth:`stop` are for the main thread, everything else is for training's."""
+    """``plan`` and ``fresh`` are set, and :meth:`allow`, :meth:`taken` and :meth:`stop` called, by the main thread.
+
+    Everything else is for training's.
+    """
 
     def __init__(
         self,
@@ -52,7 +57,6 @@ class Bench:
     ) -> None:
         self.assignment = assignment
         self.plan = assignment.plan
-        self.allowed = 0
         self.fresh: Fresh | None = None
         self._blobs = blobs
         self._checkpoints = checkpoints
@@ -60,11 +64,29 @@ class Bench:
         self._closing = closing
         self._report = report
         self._stopped = False
+        self._allowed = 0
+        self._away = threading.Event()  # the last commit is in the spool
+        self._away.set()
         self._reported = 0.0
         self._full = False  # the disk, and it was said
 
+    def allow(self, commit: int) -> None:
+        self._allowed = commit
+
+    def taken(self) -> None:
+        """The last commit was put away, and whether another one may follow has been said."""
+        self._away.set()
+
     def stop(self) -> None:
         self._stopped = True
+        self._away.set()
+
+    @property
+    def allowed(self) -> int:
+        # Were training to go on meanwhile, how much a commit tells of would be a matter of luck.
+        while not self._away.wait(WAIT) and not self.stopped:
+            pass
+        return self._allowed
 
     @property
     def stopped(self) -> bool:
@@ -126,6 +148,7 @@ class Bench:
         self._report(Checkpointed(self.assignment.id, checkpoint))
 
     def committed(self, result: LocalResult, checkpoint: Checkpoint | None) -> None:
+        self._away.clear()
         parts = (self._region, self._region_text, self._shape_epoch)
         self._report(Finished(self.assignment, result, *parts, checkpoint))
 

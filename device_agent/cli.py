@@ -36,8 +36,9 @@ SETTINGS = """settings: agent.toml in the home, or environment variables SHOAL_A
   threads      threads of the training runtime (default 1)
   backend      litert, tflite or numpy (default: the one that measured fastest at enrolment)
   cache_bytes  size of the cache for models (default 268435456)
-  checkpoint_seconds  seconds between two checkpoints of training (default 60)
-  spool_bytes  what finished updates and checkpoints may take on disk (default 67108864)
+  checkpoint_seconds
+               between two checkpoints of training (default 60)
+  spool_bytes  size of the spool: unacknowledged updates, residuals, checkpoints (default 67108864)
   pace         at least 1: every training step takes this multiple of its own time, the rest is slept; makes a
                fast machine stand in for a slow board (default 1)
   log_level    debug, info, warning or error (default info)

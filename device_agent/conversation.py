@@ -6,8 +6,8 @@ from attrs import field, frozen
 
 from protocol.messages import Assignment, DeviceEvent, Fresh, Merge, Message, Plan, Update
 
-from .checkpoint import Checkpoint
 from .outbox import Tag
+from .position import Checkpoint
 from .trainer import LocalResult
 
 

@@ -31,7 +31,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from attrs import evolve
@@ -84,7 +84,7 @@ from .conversation import (
 )
 from .journal import Journal
 from .outbox import Chance, Outbox, Piece, Tag
-from .work import Unchangeable, Work
+from .work import Work
 
 RETURN = 2.0  # seconds over which the fleet spreads when the coordinator comes back
 WAITING = 4  # updates without a receipt; no new work while there are more
@@ -184,8 +184,9 @@ class Session:
         match event.message:
             case Assignment() as assignment:
                 self._assigned(assignment, now)
-            case Retry() as retry:
-                self._told_to_wait(retry, now)
+            case Retry(check_in=check_in, seconds=seconds):
+                if self._check_ins.expects(check_in):
+                    self._check_ins.rest(now, min(seconds, RETRY_LIMIT))
             case Receipt() as receipt:
                 self._receipt(receipt, now)
             case Amend() as amend:
@@ -224,10 +225,6 @@ class Session:
         offer = evolve(self.offer, id=self._check_ins.next(now), held=held, unsent=self._outbox.assignments)
         self._publish("check-in", offer)
 
-    def _told_to_wait(self, retry: Retry, now: float) -> None:
-        if self._check_ins.expects(retry.check_in):
-            self._check_ins.rest(now, min(retry.seconds, RETRY_LIMIT))
-
     def _assigned(self, assignment: Assignment, now: float) -> None:
         if not self._check_ins.expects(assignment.check_in):
             return
@@ -254,9 +251,11 @@ class Session:
 
     def _worked(self, event: Any, now: float) -> None:
         """Something happened to the assignment in hand, if it still is."""
-        if self._work is None or self._work.id != event.assignment:
-            return
-        for outcome in self._work.handle(event, now):
+        if self._work is not None and self._work.id == event.assignment:
+            self._carry_out(self._work.handle(event, now))
+
+    def _carry_out(self, outcomes: Iterable[Output | Message]) -> None:
+        for outcome in outcomes:
             match outcome:
                 case Ask() if not self._connected:
                     self._ask = outcome
@@ -277,11 +276,8 @@ class Session:
             return
         if amend.plan is None or amend.plan.commits <= work.commits:
             self._end(work, amend.reason, now)
-        elif work.state != "held":  # if it is, the plan comes with the assignment
-            try:
-                self._out += work.amend(amend.plan)
-            except Unchangeable as error:
-                self._tell("amend-refused", f"assignment {work.id}: {error}")
+        else:
+            self._carry_out(work.amend(amend.plan))
 
     def _end(self, work: Work, reason: str, now: float) -> None:
         """Nothing more is wanted of it."""
@@ -365,20 +361,14 @@ class Session:
             self._out.append(self._beat(now))
 
     def _beat(self, now: float) -> Beat:
-        work = self._work
+        name, step = (self._work.id, self._work.step) if self._work else (None, None)
         since = 0.0 if self._first_assignment is None else now - self._first_assignment
-        return Beat(
-            self.state,
-            work.id if work else None,
-            work.step if work else None,
-            self._outbox.size,
-            since,
-            *(self._outbox.goodput, self._outbox.last_upload),
-        )
+        goodput, upload = self._outbox.goodput, self._outbox.last_upload
+        return Beat(self.state, name, step, self._outbox.size, since, goodput, upload)
 
-    def _publish(self, leaf: str, message: Message, tag: int | None = None) -> None:
+    def _publish(self, leaf: str, message: Message) -> None:
         if self._connected:
-            self._out.append(Publish(leaf, encode(message), tag))
+            self._out.append(Publish(leaf, encode(message)))
 
     def _pieces(self, pieces: list[Piece]) -> None:
         self._out += [Publish(piece.leaf, piece.payload, piece.tag) for piece in pieces]

@@ -21,10 +21,11 @@ from protocol.errors import ProtocolError
 from protocol.messages import Assignment, DeviceEvent, Update
 from protocol.wire import decode, encode
 
-from .checkpoint import Checkpoint, Checkpoints
+from .checkpoint import Checkpoints
 from .conversation import Saved
 from .errors import HomeError
 from .feedback import give_back
+from .position import Checkpoint
 
 NAME = "spool.db"
 LIMIT = 64 << 20  # bytes

@@ -18,9 +18,9 @@ from protocol.messages import Fresh, Merge, Plan
 from protocol.weights import Array, Weights, finite
 
 from .batches import Batches, seeded
-from .checkpoint import Checkpoint, File, Position
 from .dataset import Dataset
 from .pacer import Pacer
+from .position import Checkpoint, File, Position
 from .tally import Diverged, StepOutcome, Tally
 
 PATIENCE = 10.0  # seconds until a commit is tried again that found no room on the disk
@@ -92,7 +92,7 @@ class Desk(Protocol):
     def plan(self) -> Plan: ...
     @property
     def allowed(self) -> int:
-        """The highest commit that may be made now."""
+        """The highest commit that may be made now; waits until the last one made has been put away."""
 
     @property
     def fresh(self) -> Fresh | None:
@@ -293,11 +293,11 @@ class Training:
         left = self._plan.commits - self._commits
         if left <= 1:
             return self._amount >= 1
-        return self._tally.steps >= left * self._plan.steps or (not self._allowed and self._amount >= left)
+        return self._tally.steps >= left * self._plan.steps or (self._amount >= left and not self._allowed)
 
     def _due(self) -> bool:
         """While no commit is allowed the next one grows, until nothing is left to train."""
-        return self._ends or (self._allowed and self._amount >= 1)
+        return self._amount >= 1 and (self._ends or self._allowed)
 
     def _commit(self) -> bool:
         """Commit what was learnt; whether it was the last time. Without room on the disk training goes on instead."""

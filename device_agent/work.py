@@ -59,10 +59,6 @@ PROGRESS = 2.0  # seconds between two progress messages
 FIXED = ("width", "batch", "coding", "roll")
 
 
-class Unchangeable(Exception):
-    """The amended plan wants what a training that goes on cannot do."""
-
-
 @define
 class Work:
     """``state`` is held (not begun in this process), fetching or training; ``commits`` have been made."""
@@ -142,23 +138,28 @@ class Work:
         self._amended = amend.number
         return False
 
-    def amend(self, plan: Plan) -> list[Output]:
-        """Go on by ``plan``. Raises Unchangeable."""
+    def amend(self, plan: Plan) -> list[Output | Message]:
+        """Go on by ``plan``."""
+        if self.state == "held":
+            return []  # the plan comes with the assignment
         old = self.assignment.plan
         for name in FIXED:
-            if getattr(old, name) != getattr(plan, name):
-                told = f"{name} cannot become {getattr(plan, name)} while training goes on, it is {getattr(old, name)}"
-                raise Unchangeable(told)
+            was, wanted = getattr(old, name), getattr(plan, name)
+            if was != wanted:
+                return [self._amend_refused(f"{name} cannot become {wanted} while training goes on, it is {was}")]
         self.assignment = evolve(self.assignment, plan=plan)
         return [Hold(self.assignment), Amended(self.id, plan)]
 
     def _refused(self, event: Refused) -> list[Output | Message]:
         """Training could not follow: what is held is what is trained."""
-        told = DeviceEvent(kind="amend-refused", text=f"assignment {self.id}: {event.reason}"[:2000])
+        told = self._amend_refused(event.reason)
         if self.assignment.plan is not event.plan:
             return [told]  # amended again since then
         self.assignment = evolve(self.assignment, plan=event.kept)
         return [Hold(self.assignment), told]
+
+    def _amend_refused(self, reason: str) -> DeviceEvent:
+        return DeviceEvent(kind="amend-refused", text=f"assignment {self.id}: {reason}"[:2000])
 
     # Fresh models.
 

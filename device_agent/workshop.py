@@ -15,12 +15,13 @@ from protocol.subnetwork import CLASSES, groups
 
 from . import memory
 from .bench import Bench
-from .checkpoint import Checkpoint, CheckpointLost, Checkpoints, parted
+from .checkpoint import CheckpointLost, Checkpoints, parted
 from .conversation import Failed, Fetched, FreshFailed, FreshFetched
 from .dataset import Dataset
 from .download import Blobs, DownloadFailed, Fetching
 from .feedback import Base
 from .gate import Gate
+from .position import Checkpoint
 from .runtime import TrainStep
 from .tally import Diverged
 from .trainer import Cancelled, Start, Training, Unfit
@@ -111,7 +112,12 @@ class Workshop:
 
     def allow(self, assignment: str, commit: int) -> None:
         if bench := self._bench_of(assignment):
-            bench.allowed = commit
+            bench.allow(commit)
+
+    def taken(self, assignment: str) -> None:
+        """A commit that was reported is in the spool, and whether another may follow has been said."""
+        if bench := self._bench_of(assignment):
+            bench.taken()
 
     def amend(self, assignment: str, plan: Plan) -> None:
         if bench := self._bench_of(assignment):

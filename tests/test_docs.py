@@ -17,6 +17,7 @@ from coordinator.store.models import Base
 from coordinator.store.registry import STATUSES
 from coordinator.strategies import AGGREGATORS, POLICIES, TRANSFORMS
 from coordinator.training.recipe import BasePlan, parse, presets
+from coordinator.training.stopping import Stop
 from device_agent import cli as agent_cli
 from device_agent.data.source import KINDS
 from device_agent.readiness import STATES as STANDING
@@ -164,6 +165,11 @@ def test_every_key_of_the_plan_stands_in_recipes_with_its_default(key: str) -> N
     default = getattr(BasePlan(), key)
     written = f"`{default}`" if isinstance(default, str) else json.dumps(default).removesuffix(".0")
     assert f"| `{key}` | {written} |" in page("recipes.md")
+
+
+@pytest.mark.parametrize("key", [attribute.name for attribute in fields(Stop)])
+def test_every_stop_rule_stands_in_recipes(key: str) -> None:
+    assert f"| `{key}` | 0 |" in page("recipes.md")
 
 
 @pytest.mark.parametrize("name", ZOO)

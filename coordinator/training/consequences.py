@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from attrs import define, evolve
 
+from coordinator.store import registry
 from coordinator.store.ledger import Ledger
 from coordinator.training import journal
 from coordinator.training.inputs import (
@@ -13,6 +14,7 @@ from coordinator.training.inputs import (
     Deferred,
     Effect,
     Offered,
+    Quarantined,
     Refreshed,
     Settled,
     Versioned,
@@ -50,6 +52,8 @@ class Consequences:
                 self._settle(effect)
             case Closed():
                 self._close(effect)
+            case Quarantined():
+                registry.quarantine(self.turn.session, effect.device, self.turn.now, self.book.heartbeat, effect.reason)
             case Versioned():
                 self.book.versioned(effect)
             case Changed():

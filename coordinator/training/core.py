@@ -5,6 +5,7 @@ from __future__ import annotations
 from attrs import define, field, frozen
 
 from coordinator.training.inputs import Closed
+from coordinator.training.stopping import Standing
 from coordinator.training.work import Work
 from protocol.messages import Plan
 from protocol.subnetwork import Axis
@@ -45,6 +46,7 @@ class Core:
     held: dict[str, Plan] = field(factory=dict)
     barrier: str | None = None
     quiet: bool = False
+    standing: Standing = field(factory=Standing)
 
     def works(self, device: str) -> list[tuple[str, Work]]:
         """The open assignments of a device, by number."""

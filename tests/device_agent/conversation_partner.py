@@ -10,8 +10,8 @@ from attrs import evolve
 
 from device_agent import conversation as c
 from device_agent.batches import Order
-from device_agent.checkpoint import Checkpoint, File, Position
-from device_agent.session import Session
+from device_agent.position import Checkpoint, File, Position
+from device_agent.session import LIMIT, Session
 from device_agent.tally import Sums
 from device_agent.trainer import LocalResult
 from protocol import topics
@@ -113,8 +113,9 @@ class Device:
     Restarting keeps only what went through the spool outputs, like a machine whose power was cut.
     """
 
-    def __init__(self, seed: int = 0) -> None:
+    def __init__(self, seed: int = 0, limit: int = LIMIT) -> None:
         self.now = 100.0
+        self._limit = limit
         self.held: Assignment | None = None
         self.checkpoint: Checkpoint | None = None
         self.updates: dict[tuple[str, int], tuple[Update, bytes]] = {}
@@ -133,7 +134,7 @@ class Device:
         saved = c.Saved(self.held, commits, tuple(self.updates.values()), dict(self.events), tuple(self.finished))
         rng = Random(self._seed + self._boots)
         self.allowed: dict[str, int] = {}
-        self.session = Session(OFFER, f"boot{self._boots}", 10.0, rng, saved, self.now)
+        self.session = Session(OFFER, f"boot{self._boots}", 10.0, rng, saved, self.now, self._limit)
         self.said: list[tuple[str, Any]] = []
         self.did: list[Any] = []
         self.tags: list[Any] = []

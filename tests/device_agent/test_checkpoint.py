@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from device_agent.checkpoint import CheckpointLost, Checkpoints, File, parted
+from device_agent.checkpoint import CheckpointLost, Checkpoints, parted
+from device_agent.position import File
 from tests.device_agent.conversation_partner import checkpoint
 
 LIMIT = 1 << 20

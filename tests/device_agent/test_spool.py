@@ -17,8 +17,8 @@ import pytest
 from attrs import evolve
 
 from device_agent import spool as spools
-from device_agent.checkpoint import Checkpoint
 from device_agent.errors import HomeError
+from device_agent.position import Checkpoint
 from device_agent.spool import Spool, peek
 from protocol import tensors
 from protocol.messages import DeviceEvent, Lineage, Timings, Update

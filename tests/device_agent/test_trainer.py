@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from device_agent.batches import Batches, seeded
-from device_agent.checkpoint import Checkpoint, File
 from device_agent.dataset import Dataset, checked
+from device_agent.position import Checkpoint, File
 from device_agent.tally import Diverged
 from device_agent.trainer import Cancelled, LocalResult, Start, Training, Unfit, values
 from protocol.messages import Blob, Fresh, Merge, Plan
