@@ -102,8 +102,8 @@ class Consequences:
         assignment = outcome.update.assignment
         if outcome.ends:
             self.run.released(assignment)
-        else:
-            self.book.prolonged(assignment, self.run.engine.core.open[assignment].expires_at)
+        elif (work := self.run.engine.core.open.get(assignment)) is not None:  # unless the run has ended with it
+            self.book.prolonged(assignment, work.expires_at)
         self.book.settled(outcome, self.place)
         self.turn.send(outcome.device, "receipt", receipt(outcome))
 

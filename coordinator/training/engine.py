@@ -173,7 +173,7 @@ class Engine:
         number = f"{self.setting.run}.{self.core.offers}"
         expires_at = now + self.setting.recipe.plan.lease
         work = Work(device, self.core.version, plan, expires_at, check_in.features, plan.steps)
-        self.core.open[number] = work
+        self.core.begin(number, work)
         if self.setting.recipe.aggregator.needs_base:
             self.core.bases[work.version] = self.core.weights
         return _offered(number, work, check_in.id, explanation, again=False)
@@ -231,7 +231,7 @@ class Engine:
         """A sound commit came: whether its assignment ends with it, or its lease begins anew."""
         ends = update.last or update.commit >= work.plan.commits
         if ends:
-            del self.core.open[update.assignment]
+            self.core.end(update.assignment)
         else:
             lease = now + self.setting.recipe.plan.lease
             self.core.open[update.assignment] = work.continued(update, base, lease)
@@ -251,7 +251,7 @@ class Engine:
         self, work: Work, update: Update, reason: str, now: float, scores: dict[str, Explanation] | None = None
     ) -> Iterator[Effect]:
         """An unsound update ends its assignment: what would come after it builds on it."""
-        del self.core.open[update.assignment]
+        self.core.end(update.assignment)
         staleness = self.core.version - work.version
         yield Settled(work.device.id, update, "refused", reason, staleness, None, scores=scores or {})
         yield from self._tell(events.Refused(work.device, work.version), now)
