@@ -13,6 +13,7 @@ from protocol.errors import ProtocolError
 from protocol.messages import Assignment, DeviceEvent, Fresh, Merge, Plan
 from protocol.subnetwork import Region
 from protocol.weights import Array, Weights
+from protocol.wire import encode
 
 from .checkpoint import Checkpoints
 from .conversation import Asked, Checkpointed, FreshFailed, Merged, Noticed, Progressed, Refused
@@ -145,9 +146,12 @@ class Bench:
         self._report(Refused(self.assignment.id, plan, kept, reason))
 
     def checkpointed(self, checkpoint: Checkpoint) -> None:
+        encode(checkpoint)  # too long a one is found out here, where it costs the assignment only
         self._report(Checkpointed(self.assignment.id, checkpoint))
 
     def committed(self, result: LocalResult, checkpoint: Checkpoint | None) -> None:
+        if checkpoint is not None:
+            encode(checkpoint)
         self._away.clear()
         parts = (self._region, self._region_text, self._shape_epoch)
         self._report(Finished(self.assignment, result, *parts, checkpoint))

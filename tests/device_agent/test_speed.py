@@ -17,7 +17,7 @@ def test_the_agent_carries_what_the_compiler_makes_today() -> None:
     made = files()
     assert set(made) == {path.name for path in speed._FOLDER.iterdir()}
     for name, content in made.items():
-        assert (speed._FOLDER / name).read_bytes() == content, "run python -m coordinator.compiler.reference"
+        assert (speed._FOLDER / name).read_bytes() == content, "run python -m coordinator.compiler.reference device_agent/reference"
 
 
 @pytest.mark.parametrize("name", backends())

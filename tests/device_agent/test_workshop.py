@@ -27,7 +27,7 @@ from device_agent.gate import Gate
 from device_agent.position import Checkpoint
 from device_agent.runtime import backends
 from device_agent.workshop import Workshop
-from protocol import tensors
+from protocol import tensors, wire
 from protocol.messages import Assignment, Blob, Fresh, Plan
 from protocol.subnetwork import Region, Subnetwork, layout_to_json
 from protocol.weights import Weights
@@ -206,3 +206,10 @@ def test_a_stopped_assignment_makes_room_for_the_next(rooms: Any) -> None:
     room.shop.stop("a1")
     room.train()
     assert len(commits(room.until(Finished))) == 3
+
+
+def test_where_it_stands_must_fit_into_the_spool(rooms: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire, "MAX_MESSAGE", 500)
+    room = rooms()
+    room.train()
+    assert "over the limit of 500" in room.until(Failed)[-1].reason
