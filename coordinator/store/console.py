@@ -49,10 +49,12 @@ FUNCTIONS: Final = _words(
 """What may be called. None of them waits, writes, reads files or makes much out of little."""
 
 _CALLED: Final = FUNCTIONS | {"->", "->>"}
+LABELS: Final = ("v_device_labels", "json_each")
+"""A view of ours, and what it takes a list apart with on SQLite; nobody else may."""
 _BEFORE_BRACKETS: Final = _words(
     "all and any as between by case cast distinct else except exists filter from group having in intersect is "
-    "join like limit not numeric decimal offset on or order over partition select then union using values varchar "
-    "when where within"
+    "join like limit materialized not numeric decimal offset on or order over partition select then union using values "
+    "varchar when where within"
 )
 _FORBIDDEN: Final = _words(
     "alter attach call copy create delete detach drop execute grant insert into merge pragma recursive revoke "
@@ -177,11 +179,11 @@ def _on_sqlite(database: Database, statement: str, ends: float) -> Iterator[Shee
             raise _Overtime if "interrupted" in str(error) else _failed(error) from error
 
 
-def _allowed(action: int, first: str | None, second: str | None, _: str | None, __: str | None) -> int:
+def _allowed(action: int, first: str | None, second: str | None, _: str | None, source: str | None) -> int:
     """Select and read our tables, call what is harmless; nothing else."""
     allowed = (
         action == sqlite3.SQLITE_SELECT
-        or (action == sqlite3.SQLITE_READ and (not first or first.lower() in TABLES))
+        or (action == sqlite3.SQLITE_READ and (not first or first.lower() in TABLES or (source, first) == LABELS))
         or (action == sqlite3.SQLITE_FUNCTION and (second or "").lower() in _CALLED)
     )
     return sqlite3.SQLITE_OK if allowed else sqlite3.SQLITE_DENY

@@ -19,8 +19,9 @@ _this = _assignments.c.id == bindparam("assignment")
 _key = (_updates.c.assignment_id == bindparam("assignment"), _updates.c.commit == bindparam("number"))
 _OFFER, _SETTLE = insert(_assignments), insert(_updates)
 _VERSION, _NOTE = insert(table_of(ModelVersion)), insert(table_of(Event))
-_WIDTH = select(_assignments.c.width).where(_this)
+_OFFERED = select(_assignments.c.width, _assignments.c.offered_at).where(_this)
 _OWNER = select(_assignments.c.run_id, _assignments.c.device_id).where(_this)
+_BEAT = select(table_of(Device).c.telemetry).where(table_of(Device).c.id == bindparam("device"))
 _ENTRY = select(_updates.c.outcome, _updates.c.sha256, _updates.c.reason).where(*_key)
 _APPLY = (
     update(_updates)
@@ -74,6 +75,7 @@ class Ledger:
             "artifact_sha256": delivery.artifact,
             "weights_sha256": delivery.weights,
             "bytes_down": delivery.artifact_size + delivery.weights_size,
+            **self._heard(offer.device),
             "offered_at": self.now,
             "expires_at": offer.expires_at,
         }
@@ -82,6 +84,7 @@ class Ledger:
     def settled(self, outcome: Settled, place: tuple[int, int]) -> None:
         """One row for every update, whatever became of it; its assignment is closed. ``place`` is where its body is."""
         sent = outcome.update
+        width, offered_at = self.session.execute(_OFFERED, {"assignment": sent.assignment}).one()
         row = {
             "assignment_id": sent.assignment,
             "commit": sent.commit,
@@ -89,7 +92,7 @@ class Ledger:
             "device_id": outcome.device,
             "base_version": sent.lineage.version,
             "staleness": outcome.staleness,
-            "width": self.session.scalar(_WIDTH, {"assignment": sent.assignment}),
+            "width": width,
             "samples": sent.samples,
             "steps": sent.steps,
             "loss": sent.loss,
@@ -100,6 +103,7 @@ class Ledger:
             "seconds_download": sent.timings.download,
             "seconds_train": sent.timings.train,
             "seconds_upload": sent.timings.upload,
+            "seconds_total": round(self.now - offered_at, 6),
             "outcome": outcome.outcome,
             "reason": outcome.reason,
             "sha256": sent.sha256,
@@ -149,6 +153,11 @@ class Ledger:
     def event(self, kind: str, text: str, *, device: str | None = None) -> None:
         """Append to the journal that people read."""
         note(self.session, self.now, kind, text, run=self.run, device=device)
+
+    def _heard(self, device: str) -> dict[str, float | None]:
+        """What the device last said of itself."""
+        told = self.session.scalar(_BEAT, {"device": device}) or {}
+        return {name: told.get(name) for name in ("temperature", "load")}
 
     def _end(self, assignment: str, state: str, reason: str) -> None:
         ended = {"assignment": assignment, "ended": state, "why": reason, "now": self.now}

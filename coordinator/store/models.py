@@ -76,6 +76,8 @@ class Device(Base):
     agent: Mapped[str] = mapped_column(String(80), default="")
     runtime: Mapped[str] = mapped_column(String(80), default="")
     samples: Mapped[int | None]
+    labels: Mapped[list[int] | None] = mapped_column(JSON(none_as_null=True))
+    """How many samples of each class it has, where it tells."""
     assignment_id: Mapped[str | None] = mapped_column(String(80))
     """What it works on or has just delivered; None once it was told to come back later."""
     telemetry: Mapped[dict[str, Any] | None]
@@ -126,7 +128,10 @@ class StatusChange(Base):
 
 
 class Telemetry(Base):
-    """Heartbeats: ``uptime`` and others in seconds, sizes in bytes, temperature in °C, load in cores."""
+    """Heartbeats: ``uptime`` and others in seconds, sizes in bytes, temperature in °C, load in cores.
+
+    On PostgreSQL partitioned by day, see store.partitions.
+    """
 
     __tablename__ = "telemetry"
 
@@ -242,6 +247,9 @@ class Assignment(Base):
     artifact_sha256: Mapped[str] = mapped_column(String(64))
     weights_sha256: Mapped[str] = mapped_column(String(64))
     bytes_down: Mapped[int] = mapped_column(BigInteger)
+    temperature: Mapped[float | None] = mapped_column(Float)
+    """Of the device's last heartbeat before the offer, as ``load``: heartbeats are not kept for as long."""
+    load: Mapped[float | None] = mapped_column(Float)
     offered_at: Mapped[float]
     taken_at: Mapped[float | None]
     expires_at: Mapped[float] = mapped_column(index=True)
@@ -251,6 +259,7 @@ class Assignment(Base):
         Index(None, "run_id", "state"),
         Index(None, "run_id", "closed_at"),
         Index(None, "device_id", "offered_at"),
+        Index(None, "run_id", "device_id", "offered_at", "width"),
         Index(None, "offered_at"),
     )
 
@@ -284,6 +293,8 @@ class Update(Base):
     seconds_download: Mapped[float] = mapped_column(Float)
     seconds_train: Mapped[float] = mapped_column(Float)
     seconds_upload: Mapped[float | None] = mapped_column(Float)
+    seconds_total: Mapped[float | None] = mapped_column(Float)
+    """From the offer until it was here: what a question would otherwise join every assignment for."""
     outcome: Mapped[str] = mapped_column(String(16))
     reason: Mapped[str] = mapped_column(Text, default="")
     sha256: Mapped[str] = mapped_column(String(64))
@@ -298,6 +309,7 @@ class Update(Base):
         Index(None, "device_id", "at"),
         Index(None, "at"),
         Index(None, "run_id", "applied_version"),
+        Index(None, "device_id", "run_id", "outcome"),
     )
 
 

@@ -20,6 +20,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
+from coordinator.store import partitions
 from coordinator.store.blobs import Blobs
 from coordinator.store.models import Device, Event, Input, Instant, Run, Snapshot, Telemetry, Telemetry1h, Telemetry5m
 
@@ -80,7 +81,7 @@ class Retention:
     def tend(self, session: Session, now: float) -> list[Later]:
         """One slice of the first task that has something to do. Returns what is to be done once it is committed."""
         later: list[Later] = []
-        for task in (self._roll_up, self._prune_telemetry, self._prune_events, self._prune_inputs):
+        for task in (self._look_ahead, self._roll_up, self._prune_telemetry, self._prune_events, self._prune_inputs):
             if self._due.get(task.__name__, 0.0) > now:
                 continue
             mark = len(later)
@@ -100,6 +101,9 @@ class Retention:
         return later
 
     # -- telemetry ---------------------------------------------------------------------------------------------------
+
+    def _look_ahead(self, session: Session, now: float, _: list[Later]) -> bool:
+        return partitions.partitioned(session) and partitions.look_ahead(session, now) > 0
 
     def _roll_up(self, session: Session, now: float, later: list[Later]) -> bool:
         if self._advance(session, self._short, Telemetry.at, now - 10, _of_heartbeats, later):
@@ -139,7 +143,10 @@ class Retention:
         more = False
         if self.keep.telemetry and self._short.begin is not None:
             cut = min(now - self.keep.telemetry, self._short.begin)
-            more = _remove(session, _oldest(Telemetry.id, Telemetry.at, cut))
+            if partitions.partitioned(session):
+                more = partitions.drop(session, cut) + partitions.remove(session, cut, SLICE) > 0
+            else:
+                more = _remove(session, _oldest(Telemetry.id, Telemetry.at, cut))
         if self.keep.telemetry_5m and self._long.begin is not None:
             cut = min(now - self.keep.telemetry_5m, self._long.begin)
             first = session.scalar(select(func.min(Telemetry5m.at)))

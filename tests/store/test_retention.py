@@ -119,7 +119,9 @@ def test_single_heartbeats_go_when_they_are_old_and_rolled_up(database, retentio
         assert session.scalar(select(func.min(Telemetry.at))) == last - 48 * HOUR
         assert session.scalar(select(func.sum(Telemetry1h.beats))) == 58
     tend(retention, database, last + 40 * DAY)
-    assert counts(database, Telemetry, Telemetry5m, Telemetry1h) == [1, 0, 60]
+    # SQLite keeps the newest, for its number must not be given again; PostgreSQL drops its day.
+    newest = 1 if database.engine.dialect.name == "sqlite" else 0
+    assert counts(database, Telemetry, Telemetry5m, Telemetry1h) == [newest, 0, 60]
 
 
 def test_nothing_is_pruned_where_everything_is_to_be_kept(database, tmp_path):
