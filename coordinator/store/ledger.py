@@ -196,6 +196,12 @@ def owner(session: Session, assignment: str) -> tuple[str, str] | None:
     return None if row is None else (row.run_id, row.device_id)
 
 
+def offered_at(session: Session, assignment: str) -> float | None:
+    """When an assignment was offered, if that is written down already."""
+    row = session.execute(_OFFERED, {"assignment": assignment}).one_or_none()
+    return None if row is None else row.offered_at
+
+
 def delivery(session: Session, assignment: str) -> tuple[str, str]:
     """(artifact, weights) hashes that an assignment names."""
     row = session.execute(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ from sqlalchemy import func, insert, select
 from coordinator.compiler.spec import ModelSpec, ModelSpecError
 from coordinator.compiler.zoo import ZOO
 from coordinator.errors import ShoalError
-from coordinator.store import models
+from coordinator.store import ledger, models
 from coordinator.store.blobs import Blobs
 from coordinator.store.ledger import Ledger
 from coordinator.store.segments import Segments
+from coordinator.store.snapshots import Thinning
 from coordinator.training import journal, recipe
 from coordinator.training.evaluation import Evaluation, read_dataset
 from coordinator.training.inputs import (
@@ -26,6 +28,7 @@ from coordinator.training.inputs import (
     Closed,
     Deferred,
     Departed,
+    Effect,
     Evaluated,
     Input,
     Offered,
@@ -41,6 +44,9 @@ from protocol.weights import digest
 
 Submit = Callable[[str, Evaluation, int, Any], None]
 """Asks for an evaluation: run, its test set, version, weights."""
+
+Trace = Callable[[str, Effect, float, float | None], None]
+"""Hears what was committed: run, effect, when, and when its assignment was offered."""
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +75,8 @@ class Runs:
     segments: Segments
     heartbeat: float
     submit: Submit
+    thinning: Thinning = field(factory=Thinning)
+    trace: Trace | None = None
     live: dict[str, LiveRun] = field(factory=dict)
     seq: int = 0
     pace: float = 2.0
@@ -99,6 +107,7 @@ class Runs:
         if isinstance(given, Evaluated):
             book.evaluated(given)
         for effect in run.engine.handle(given, turn.now):
+            self._told(turn, run, effect)
             match effect:
                 case Offered():
                     self._offer(turn, run, book, effect)
@@ -127,6 +136,14 @@ class Runs:
         if run.counted() or run.engine.core.state in ENDED:
             run.snapshot(turn.session, self.seq, turn.now)
         turn.after.append(run.sweep)
+
+    def _told(self, turn: Turn, run: LiveRun, effect: Effect) -> None:
+        """Whoever traces hears of it after the commit."""
+        if self.trace is None:
+            return
+        of = effect.update.assignment if isinstance(effect, Settled) else getattr(effect, "assignment", None)
+        offered = ledger.offered_at(turn.session, of) if of is not None else None
+        turn.after.append(partial(self.trace, run.id, effect, turn.now, offered))
 
     def _offer(self, turn: Turn, run: LiveRun, book: Ledger, offer: Offered) -> None:
         if offer.again:
@@ -206,7 +223,7 @@ class Runs:
             created_by=by,
             created_at=turn.now,
         )
-        run = LiveRun(row, spec, wanted.evaluation, self.blobs)
+        run = LiveRun(row, spec, wanted.evaluation, self.blobs, self.thinning)
         turn.session.add(row)
         turn.session.flush()
         first = {"run_id": row.id, "version": 0, "sha256": digest(run.engine.core.weights), "step_norm": 0.0}
@@ -281,11 +298,11 @@ class Runs:
                 raise
             # A test set that was moved away must not keep the whole coordinator from starting.
             book.event("dataset-lost", f"{row.id} goes on, but its versions are not measured: {error}")
-            return LiveRun(row, spec, None, self.blobs)
+            return LiveRun(row, spec, None, self.blobs, self.thinning)
 
     def _build(self, row: models.Run, spec: ModelSpec) -> LiveRun:
         evaluation = Evaluation(spec, read_dataset(Path(row.dataset), spec)) if row.dataset else None
-        return LiveRun(row, spec, evaluation, self.blobs)
+        return LiveRun(row, spec, evaluation, self.blobs, self.thinning)
 
     def snapshot(self, turn: Turn) -> None:
         """Before a clean end: the next start has nothing to replay."""
