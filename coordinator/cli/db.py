@@ -161,16 +161,20 @@ def prune(home: Path | None) -> None:
       SHOAL_KEEP_INPUTS=30 SHOAL_MAX_EVENTS=100000 shoal db prune
     """
     given = located(home)
-    with claim(given.home), opened(home) as looking:
-        before, database = _prunable(looking), Database(given.database_url)
-        try:
-            with database.claimed():
-                database.upgrade()
-                blobs, segments = Blobs(given.home / "blobs"), given.home / "segments"
-                Retention(Keep.of(given), blobs, segments).prune(database, time.time())
-        finally:
-            database.close()
-        after = _prunable(looking)
+    with opened(home):
+        pass  # a sentence for one that is not there
+    database = Database(given.database_url)
+    try:
+        with claim(given.home), database.claimed():
+            database.upgrade()
+            before = _prunable(database)
+            blobs, segments = Blobs(given.home / "blobs"), given.home / "segments"
+            Retention(Keep.of(given), blobs, segments).prune(database, time.time())
+            after = _prunable(database)
+    except DBAPIError as error:
+        raise ShoalError("database-unusable", f"The database cannot be written: {error.orig}") from error
+    finally:
+        database.close()
     facts([(f"{name} removed", before[name] - after[name]) for name in before])
 
 

@@ -164,8 +164,10 @@ _SAMPLE: Final = 2000
 
 @contextmanager
 def _on_sqlite(database: Database, statement: str, ends: float) -> Iterator[Sheet]:
-    uri = database.engine.url.database or ""
-    with closing(sqlite3.connect(f"{uri}?mode=ro", uri=True, isolation_level=None)) as connection:
+    # As it is opened for looking: without the pragmas, and with an authorizer from the first statement on.
+    url = database.engine.url
+    asked = "&".join(f"{name}={value}" for name, value in url.query.items())
+    with closing(sqlite3.connect(f"{url.database}?{asked}", uri=True, isolation_level=None)) as connection:
         connection.execute("PRAGMA query_only=ON")
         connection.execute("PRAGMA busy_timeout=10000")
         connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 8 << 20)

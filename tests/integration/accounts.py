@@ -50,10 +50,10 @@ def check(server: Server, agents: list[Agent], run: str) -> Counter[str]:
     return Counter(update.outcome for update in updates)
 
 
-def replay(home: Path, run: str) -> int:
+def replay(home: Path, run: str, url: str = "") -> int:
     """Recompute a stopped coordinator's run from the first input on: every version comes out with the hash that the
     books have, and so does what a start would recover. Returns the number of versions."""
-    database, segments = Database(sqlite_url(home / "shoal.db")), Segments(home / "segments")
+    database, segments = Database(url or sqlite_url(home / "shoal.db")), Segments(home / "segments")
     with database.read() as session:
         query = select(models.ModelVersion.version, models.ModelVersion.sha256)
         booked = {row.version: row.sha256 for row in session.execute(query.where(models.ModelVersion.run_id == run))}
