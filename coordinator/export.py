@@ -15,7 +15,7 @@ from coordinator.errors import ShoalError
 
 Kind = Literal["text", "integer", "number", "boolean", "time", "json"]
 
-BATCH: Final = 10_000
+BATCH: Final = 5_000
 """Rows that are held at a time."""
 
 _KINDS: Final[dict[Any, Kind]] = {str: "text", int: "integer", float: "number", bool: "boolean"}

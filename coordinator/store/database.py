@@ -173,7 +173,7 @@ def _config(connection: Connection) -> Config:
 def _look(connection: Any, _: Any) -> None:
     connection.isolation_level = None
     connection.execute("PRAGMA busy_timeout=10000")
-    connection.execute("PRAGMA cache_size=-32768")  # KiB: questions about the past go through all of it
+    connection.execute("PRAGMA cache_size=-8192")  # KiB: questions about the past go through all of it
 
 
 def _pragmas(connection: Any, _: Any) -> None:
