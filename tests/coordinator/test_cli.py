@@ -497,12 +497,12 @@ class TestDatabase:
 
     def test_upgrade_makes_it_and_check_finds_it_well(self, shoal, tmp_path):
         new = str(tmp_path / "new folder #1")
-        assert "has revision 0003" in shoal("db", "upgrade", SHOAL_HOME=new).output
+        assert "has revision 0030" in shoal("db", "upgrade", SHOAL_HOME=new).output
         assert shoal("db", "path", SHOAL_HOME=new).output == f"{new}/shoal.db\n"
         checked = shoal("db", "check", "--json", SHOAL_HOME=new)
         assert checked.exit_code == 0, checked.output
         found = json.loads(checked.output)
-        assert (found["revision"], found["newest"], found["integrity"]) == ("0003", "0003", "ok")
+        assert (found["revision"], found["newest"], found["integrity"]) == ("0030", "0030", "ok")
         assert found["rows"]["device"] == 0
 
     def test_check_counts_rows(self, shoal, running):
@@ -528,7 +528,7 @@ class TestDatabase:
     def test_a_home_is_backed_up_and_restored(self, shoal, running, home, tmp_path):
         said = shoal("db", "backup", str(tmp_path / "shoal.tar"))
         assert said.exit_code == 0, said.output
-        assert "of revision 0003" in said.output
+        assert "of revision 0030" in said.output
         new = str(tmp_path / "new")
         assert shoal("db", "restore", str(tmp_path / "shoal.tar"), "--home", new).exit_code == 0
         ids = [

@@ -20,7 +20,7 @@ from coordinator.store.database import Database, _config
 from coordinator.store.models import Base, Event, Instant
 from tests.conftest import BACKENDS
 
-NEWEST = "0003"
+NEWEST = "0030"
 PARTITION = re.compile(r"telemetry_(default|\d{8}|before_\d{8})")
 KINDS = {Text: str, Integer: int, BigInteger: int, Float: float, Instant: float, JSON: dict}
 

@@ -13,7 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0003"
+revision = "0030"
 down_revision = "0002"
 branch_labels = None
 depends_on = None
