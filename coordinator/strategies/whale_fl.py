@@ -180,7 +180,7 @@ class WhaleFL(Shapeless):
             return None
         size = 2 * self.half_window + 1
         if self.window_mode == "authors":
-            return sum(record.fisher[-1] / size**power for power in range(1, size + 1))
+            return sum((record.fisher[-1] / size**power for power in range(1, size + 1)), 0.0)
         return sum(record.fisher[:size]) / size
 
     def _time(self, record: Record, plan: Plan, model: Model) -> float | None:
