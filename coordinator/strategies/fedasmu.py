@@ -5,20 +5,20 @@ AAAI 2024 (arXiv 2312.05770), Equations 1 to 3; its merges of fresh models are :
 
     w_t = (1 − α) w_{t−1} + α w_i,   α = μξ / (1 + μξ),   ξ = λ / (√t · τ^σ) + ι,   τ = t − o + 1
 
-with w_i the device's weights and o the version they started from. λ, σ and ι belong to the device and follow the gradient
-of its loss F at the model that its last update led to. That is told from the difference d of its next training,
-∇F ≈ −d/(ηL); with v = w_i − w_{t−1} at that last update, and t, τ, ξ as they were then:
+with w_i the device's weights and o the version they started from. λ, σ and ι belong to the device and follow the
+gradient of its loss F at the model that its last update led to. That is told from the difference d of its next
+training, ∇F ≈ −d/(ηL); with v = w_i − w_{t−1} at that last update, and t, τ, ξ as they were then:
 
     ∂F/∂λ = −μ⟨d, v⟩ / (ηL √t τ^σ (1 + μξ)²),   ∂F/∂σ = −λ ln τ · ∂F/∂λ,   ∂F/∂ι = √t τ^σ · ∂F/∂λ
 
 A device that goes on in the direction it was mixed in with gets more weight.
 
 Choices: σ stands outside the root (``xi_root = "joint"``: √(t·τ^σ)). Inner products are divided by the lengths of both
-vectors instead of ηL, so that the rates do not depend on the model, and come from sketches: 20 KiB a device instead of a
-model. The next training counts from whatever version it starts (``control_gate = "exact"``: only from the version that
-the last update made, which is rare). t counts the absorbed updates, not the versions, for each coverage band on its own:
-channels that few devices train are not frozen by what happens to the others. At ι = 0 the weight falls as 1/√t before any
-control, hence ι begins at 0.1. A coordinate that the subnetwork does not hold keeps its value.
+vectors instead of ηL, so that the rates do not depend on the model, and come from sketches: 20 KiB a device instead of
+a model. The next training counts from whatever version it starts (``control_gate = "exact"``: only from the version
+that the last update made, which is rare). t counts the absorbed updates, not the versions, for each coverage band on
+its own: channels that few devices train are not frozen by what happens to the others. At ι = 0 the weight falls as
+1/√t before any control, hence ι begins at 0.1. A coordinate that the subnetwork does not hold keeps its value.
 """
 
 from __future__ import annotations

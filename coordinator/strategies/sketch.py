@@ -1,8 +1,8 @@
 """What two differences have in common, told from 1,024 numbers each.
 
 A count sketch (Charikar, Chen, Farach-Colton: Finding Frequent Items in Data Streams, ICALP 2002) adds every
-coordinate with its sign into one of 1,024 buckets, sign and bucket taken from a hash of the coordinate. The inner product
-of two sketches is that of the vectors, within about |u||v|/√1024, 3 %.
+coordinate with its sign into one of 1,024 buckets, sign and bucket taken from a hash of the coordinate. The inner
+product of two sketches is that of the vectors, within about |u||v|/√1024, 3 %.
 
 Sketches are made per *coverage band*: band b holds the coordinates of ``WIDTHS[b]`` that no smaller width has. Products
 over the bands that two differences share add up, whatever their widths.

@@ -23,7 +23,9 @@ def test_nothing_measured_is_nothing_known():
     assert Conditions().after(report(seconds=0.0)).time(1.0, PLAN, MODEL) is None
 
 
-@pytest.mark.parametrize(("old", "new", "after"), [(None, 4, 4), (4, 6, 4.6), (4, 6.1, 6.1), (6, 4, 5.4), (6, 3.9, 3.9)])
+@pytest.mark.parametrize(
+    ("old", "new", "after"), [(None, 4, 4), (4, 6, 4.6), (4, 6.1, 6.1), (6, 4, 5.4), (6, 3.9, 3.9)]
+)
 def test_a_measurement_is_smoothed_unless_it_is_off_by_more_than_half(old, new, after):
     assert followed(old, new) == pytest.approx(after)
 
