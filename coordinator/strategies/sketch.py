@@ -41,20 +41,21 @@ class Bands:
         return cls(cast(Any, region.cut(places)))
 
     @property
+    def _flat(self) -> NDArray[np.int16]:
+        return np.concatenate([places.ravel() for places in self.places.values()])
+
+    @property
     def sizes(self) -> dict[int, int]:
         """How many coordinates of each band there are; bands without any are left out."""
-        counts = np.zeros(len(WIDTHS), np.intp)
-        for places in self.places.values():
-            counts += np.bincount(_band(places).ravel(), minlength=len(WIDTHS))
+        counts = np.bincount(_band(self._flat), minlength=len(WIDTHS))
         return {band: int(count) for band, count in enumerate(counts) if count}
 
     def sketch(self, difference: Mapping[str, Array]) -> Sketch:
         """The sketches of a difference over the region, one for each band it has."""
-        sums = np.zeros(SIZE * len(WIDTHS))
-        for name, places in self.places.items():
-            flat = places.ravel()
-            sums += np.bincount(np.abs(flat) - 1, np.sign(flat) * difference[name].ravel(), len(sums))
-        return {band: sums[SIZE * band : SIZE * (band + 1)].astype(np.float32) for band in self.sizes}
+        flat = self._flat
+        values = np.sign(flat) * np.concatenate([difference[name].ravel() for name in self.places])
+        sums = np.bincount(np.abs(flat) - 1, values, SIZE * len(WIDTHS)).astype(np.float32)
+        return {band: sums[SIZE * band : SIZE * (band + 1)].copy() for band in self.sizes}
 
     def spread(self, values: Mapping[int, float]) -> Weights:
         """For every coordinate the value of its band."""

@@ -199,7 +199,11 @@ class Engine:
         else:
             lease = now + self.setting.recipe.plan.lease
             self.core.open[update.assignment] = work.continued(update, end_of(base, difference), lease)
+        epoch = self.core.shape_epoch
         yield from self._tell(reported(work, update, region), now)
+        if self.core.shape_epoch != epoch:  # at these news
+            yield Settled(given.device, update, "expired", "the model changed its shape when it came", None, None)
+            return
         staleness = self.core.version - update.lineage.newest  # the model may have moved at these news
         settled = Settled(given.device, update, "stored", "", staleness, norm(difference), ends)
         if staleness > self.setting.recipe.aggregator.max_staleness:
