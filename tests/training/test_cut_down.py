@@ -45,7 +45,7 @@ class Cut(Stateless):
 
 @pytest.fixture
 def run(house, monkeypatch, tmp_path, request):
-    """A run with a test set that was just cut down, while another device was at work on the old shape."""
+    """A run with a test set whose model is cut down when the second update comes."""
     monkeypatch.setitem(POLICIES, "cut", Cut)
     rng = np.random.default_rng(0)
     np.savez(tmp_path / "test.npz", x=rng.normal(size=(12, 4)), y=rng.integers(0, 3, 12))
@@ -57,15 +57,15 @@ def fetched(house, assignment) -> tuple[dict[str, Any], dict[str, str]]:
     return tensors.decode(house.blobs.get(assignment.weights.sha256))
 
 
-def delivered(house, device, value=0.1):
+def delivered(house, device):
     """Check in, fetch the weights, deliver: what the receipt says."""
-    return answered(house, device, device.check_in(), value)
+    return answered(house, device, device.check_in())
 
 
-def answered(house, device, assignment, value=0.1):
+def answered(house, device, assignment):
     """Deliver an update of the shapes that were fetched."""
     weights, said = fetched(house, assignment)
-    difference = {name: np.full(part.shape, value, np.float32) for name, part in weights.items()}
+    difference = {name: np.full(part.shape, 0.1, np.float32) for name, part in weights.items()}
     body = tensors.encode(coding.encode(difference, assignment.plan.coding, zeros_like(difference))[0])
     named = dict.fromkeys(weights, 0.5)
     lineage = Lineage(version=assignment.version, shape_epoch=int(said["shape_epoch"]))
