@@ -19,9 +19,11 @@ Choices, where the published code is silent or wrong, and how to have it as publ
   is, devices stay narrow for ever. So proxies are taken relative to the fleet's usual one at their width;
   ``per_width = false`` takes them as they are.
 * T_set is the median of those times and A the largest utility divided by 0.9, taken when the first window of at least
-  half of the devices is full. T_set is kept. From then on A follows the largest utilities, so that training starts
-  narrow, and the devices that are worth most train the whole model to its end. ``scale_mode = "once"`` keeps A; with
-  ``per_width = false`` the widths then rise and fall again as in the paper, for all gradients shrink.
+  half of the devices is full. T_set is kept. From then on A follows the geometric mean of the utilities at check-ins,
+  divided by 0.9: training starts narrow, and devices that are worth as much as usual train the whole model to its end.
+  (A scale that follows the largest utility keeps all devices narrow for one that has much data.)
+  ``scale_mode = "once"`` keeps A; with ``per_width = false`` the widths then rise and fall again as in the paper, for
+  all gradients shrink.
 * A width moves one level per assignment, and only past the threshold by 0.02. Until calibration, and until a
   device's own window is full, it trains the smallest width.
 """
@@ -210,11 +212,11 @@ class WhaleFL(Shapeless):
         return evolve(fleet, scale=fleet.scale or (max(utilities) / HEADROOM if utilities else None))
 
     def _rescaled(self, fleet: Fleet, utility: float | None) -> Fleet:
-        """A larger utility raises the scale at once; others pull it down, together as fast as one device's estimate."""
+        """The scale follows the geometric mean of utilities at check-ins, about as fast as a device's estimates."""
         if self.scale or self.scale_mode == "once" or not fleet.scale or not utility:
             return fleet
-        wanted, pace = utility / HEADROOM, SMOOTHING / len(fleet.records)
-        return evolve(fleet, scale=max(wanted, (1 - pace) * fleet.scale + pace * wanted))
+        pace = SMOOTHING / len(fleet.records)
+        return evolve(fleet, scale=fleet.scale ** (1 - pace) * (utility / HEADROOM) ** pace)
 
     # -- levels --------------------------------------------------------------------------------------------------
 

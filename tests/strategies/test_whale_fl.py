@@ -247,8 +247,8 @@ def test_samples_are_those_of_the_newest_check_in():
 # -- the scale that follows, and conditions that change -------------------------------------------------------
 
 
-def test_the_scale_rises_to_a_larger_utility_at_once_and_falls_slowly():
-    # one device: U = 100·√F·1. A = 50/.9; then U = 80: A = 80/.9; then U = 40: A = (.7·80 + .3·40)/.9 = 68/.9
+def test_the_scale_follows_the_geometric_mean_of_the_utilities():
+    # one device: U = 100·√F·1. A = 50/.9; then U = 80: A = 50^.7·80^.3/.9 = 57.57/.9; then 40: 57.57^.7·40^.3/.9
     whale = plain(delay=0, half_window=0, reference=40, scale_mode="running")
     state, found = whale.init(MODEL), []
     for utility in (50, 80, 40):
@@ -256,8 +256,26 @@ def test_the_scale_rises_to_a_larger_utility_at_once_and_falls_slowly():
         state, _, explanation = shaped(whale, state)
         found.append((explanation["utility"], explanation["scale"], explanation["share"]))
     assert found[0] == pytest.approx((50, 50 / 0.9, 0.9))
-    assert found[1] == pytest.approx((80, 80 / 0.9, 0.9))
-    assert found[2] == pytest.approx((40, 68 / 0.9, 36 / 68))
+    assert found[1] == pytest.approx((80, 57.57 / 0.9, 72 / 57.57), rel=1e-3)
+    assert found[2] == pytest.approx((40, 51.61 / 0.9, 36 / 51.61), rel=1e-3)
+
+
+def test_one_device_that_is_worth_much_more_does_not_keep_the_others_narrow():
+    """Ten devices, one with a hundred times the data."""
+    views = [device(str(number), samples=10_000 if number == 0 else 100) for number in range(10)]
+
+    def last(scale_mode):
+        whale = WhaleFL(delay=1, half_window=1, widths=FOUR, scale_mode=scale_mode)
+        state = whale.init(MODEL)
+        for _ in range(40):
+            found = []
+            for view in views:
+                state, widths = play(whale, state, view, 10.0)
+                found += widths
+        return found
+
+    assert last("once") == [1.0] + [0.125] * 9
+    assert last("running") == [1.0] + [0.5] * 9
 
 
 def play(whale, state, view, seconds, peak=1.0, count=1, link=None, sent=0):

@@ -286,6 +286,18 @@ def test_a_barrier_makes_the_fast_wait_for_the_slow():
     assert counts["fixed"][1] > 5 * counts["fixed"][0]
 
 
+def test_devices_merge_fresh_models_and_what_is_learned_of_it_is_kept_for_each():
+    recipe = recipe_of("fedasmu", "fresh_model")
+    one, _, effects = run(recipe, updates=120)
+    merges = [effect for effect in effects if isinstance(effect, Refreshed)]
+    assert len(merges) > 60
+    assert all(0 < fresh.merge < 0.5 and fresh.keep == 0 for fresh in merges)
+    askers = one._members.states[0].devices
+    assert askers.keys() == GROUPS.keys()
+    assert any(asker.gamma != 1.0 for asker in askers.values())
+    assert any(asker.table.any() for asker in askers.values())
+
+
 def test_whale_fl_ends_wide_where_the_devices_are_fast():
     recipe = Recipe(
         name="toy",
