@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from .adacomm import AdaComm
+from .adsp import Adsp
+from .adsp_sum import AdspSum
 from .clip import Clip
 from .fedasmu import FedASMU
 from .fedasync import FedAsync
@@ -12,14 +15,17 @@ from .heterofl import HeteroFL
 from .ssp import Ssp
 from .whale_fl import WhaleFL
 
-AGGREGATORS = {cls.kind: cls for cls in (FedAvg, FedAsync, FedBuff, FedASMU)}
-POLICIES = {cls.kind: cls for cls in (Fixed, HeteroFL, WhaleFL, Cohort, Ssp)}
+AGGREGATORS = {cls.kind: cls for cls in (FedAvg, FedAsync, FedBuff, FedASMU, AdspSum)}
+POLICIES = {cls.kind: cls for cls in (Fixed, HeteroFL, WhaleFL, Cohort, Ssp, Adsp, AdaComm)}
 TRANSFORMS = {cls.kind: cls for cls in (Clip,)}
 
 __all__ = [
     "AGGREGATORS",
     "POLICIES",
     "TRANSFORMS",
+    "AdaComm",
+    "Adsp",
+    "AdspSum",
     "Clip",
     "Cohort",
     "FedASMU",
