@@ -90,14 +90,14 @@ def _demo(
     samples = data.from_file(data_file) if data_file else data.handwritten_digits()
     network = text_of(model) if model else _model(samples)
     fastest = fleet.pace(read_spec(network), devices)
-    test, train = data.split(samples, rng)
+    test, control, train = data.split(samples, rng)
     hands = data.deal(train, devices, rng)
     cookbook = recipes.load(text_of(recipe)).to_toml()
     with _folder(home) as folder, Coordinator(_settings(folder, port)) as coordinator:
         url = coordinator.login_url()
         console.print(f"Shoal is at [bold]{coordinator.url}[/]  log in once with {url}", soft_wrap=True)
         agents = fleet.muster(folder, devices, fastest)
-        paths = _deal_out(folder / "data", test, agents, hands)
+        paths = _deal_out(folder / "data", test, control, agents, hands)
         run = coordinator.steward.start_run(
             model=network,
             recipe=cookbook,
@@ -121,10 +121,12 @@ def _demo(
         return final.reached
 
 
-def _deal_out(folder: Path, test: data.Samples, agents: list[Agent], hands: list[data.Samples]) -> list[Path]:
+def _deal_out(
+    folder: Path, test: data.Samples, control: data.Samples, agents: list[Agent], hands: list[data.Samples]
+) -> list[Path]:
     """Write everybody's samples; the files of the agents."""
     folder.mkdir(exist_ok=True)
-    test.save(folder / "test.npz")
+    test.save(folder / "test.npz", control)
     paths = [folder / f"{agent.name}.npz" for agent in agents]
     for path, hand in zip(paths, hands, strict=True):
         hand.save(path)

@@ -9,8 +9,8 @@ with L the loss now and L₀ that of the beginning. Fixed ADACOMM, as ADSP's aut
 policy sets the steps only; the barrier is another's: ``ssp`` with bound 0, or ``cohort``.
 
 Choices: the loss is that of the control set, or without one the mean training loss of the updates of a period, and
-of the first version's updates for L₀. τ₀ is given: the authors try eight of them for a period each and put the model back,
-which would throw away what a fleet has trained.
+of the first version's updates for L₀. τ₀ is given: ADSP's authors try eight of them for a period each and put the model
+back every time, which would throw away what a fleet has trained.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Frequency:
     """``tau`` τ steps now; ``first`` L₀ and ``loss`` L. The training losses of the period and of ``version``, the one
     that was trained first, are summed up in ``total`` and ``began`` with their counts.
 
-    ``measuring`` is the version on its way to be measured; ``wake`` is when the period ends, None while nobody delivers.
+    ``measuring`` is the version that is being measured; ``wake`` is when the period ends, None while nobody delivers.
     """
 
     tau: int

@@ -13,7 +13,7 @@ Choices, where the published code is silent or wrong: C_target runs on smoothly,
 be one period later, and it never runs more than one commit ahead of the furthest device, so that a fleet that slept has
 nothing to catch up with. A newcomer, and one that comes back after three silent periods, starts at the smallest c_i.
 Devices here go on training while a commit travels: O_i is the time between two commits less what was trained in it.
-The first commit comes after the base plan's steps, as in the authors' code; an agent that cannot commit by time is given
+The first commit comes after the base plan's steps, as in the authors' code; an agent that cannot commit by time gets
 as many steps as fit into its interval. One rate wins over its neighbour where the joint fit says that it is 5 %
 faster, by more than a standard error; where C + 1 does not win, C − 1 is tried. Widths are held during a trial. The
 loss is that of the control set, or without one the mean of the devices' newest training losses, whose weight halves
@@ -71,10 +71,11 @@ MOST_STEPS = 1_000_000
 
 @frozen
 class Pace:
-    """A device at work. ``commits`` c_i; ``rate`` the C and ``due`` the ΔC_i that its ``seconds`` until a commit are made
-    of, ``steps`` their limit; ``speed`` v_i in steps/s; ``overhead`` O_i in seconds; ``loss`` its newest training loss.
+    """A device at work: ``commits`` c_i; ``rate`` the C and ``due`` the ΔC_i that its ``seconds`` until a commit are
+    made of, ``steps`` their limit; ``speed`` v_i in steps/s; ``overhead`` O_i in seconds.
 
-    ``seen`` is when it was last heard of (seconds since 1970). ``timed``: its agent commits by time.
+    ``seen`` is when it was last heard of (seconds since 1970), ``loss`` its newest training loss. ``timed``: its agent
+    commits by time.
     """
 
     commits: int

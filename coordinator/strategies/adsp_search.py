@@ -2,8 +2,8 @@
 
 A trial compares C with its neighbour while training goes on: four segments, C, C + 1, C, C + 1, each of a period and
 of two commit intervals at least. Devices take up a segment's rate at their next commit, nobody is held up. So that a
-segment's beginning does not blur the comparison, its first quarter is not sampled, and what counts as spent at a rate is
-the share of the fleet that trains by it, integrated over time. The samples of all four segments go into one fit
+segment's beginning does not blur the comparison, its first quarter is not sampled, and what counts as spent at a rate
+is the share of the fleet that trains by it, integrated over time. The samples of all four segments go into one fit
 (:mod:`.adsp_fit`).
 """
 
@@ -22,8 +22,8 @@ class Trial:
     """``low`` commits per period against one more, since ``began``, in segments of ``segment`` seconds.
 
     ``spent`` are the seconds that the fleet has trained at the low and at the high rate until ``at``; ``samples`` are
-    (seconds low, seconds high, loss); ``asked`` has the seconds at which versions were sent to be measured. ``fitting``:
-    the samples are with whoever fits.
+    (seconds low, seconds high, loss); ``asked`` has the seconds spent when a version was sent to be measured.
+    ``fitting``: the samples are with whoever fits.
     """
 
     low: int

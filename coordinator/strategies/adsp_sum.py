@@ -4,9 +4,9 @@ Hu, Wang, Wu (AAAI 2020, see :mod:`.adsp`): W ← W + U_i / M. An update counts 
 devices commit equally often is what keeps the sum fair.
 
 Choices: M counts, coordinate by coordinate, the devices at work that cover it, so that channels which only few devices
-train take steps of full size. A device is at work until it was silent for ``patience`` seconds; M grows at once when one
-joins and sinks smoothly when one falls silent (an exponential average over ``patience`` seconds), for steps that
-grow suddenly may diverge. After the model was cut down all devices count as covering all of it until they commit again.
+train take steps of full size. A device is at work until it was silent for ``patience`` seconds; M grows at once when
+one joins and sinks smoothly when one falls silent (an exponential average over ``patience`` seconds), for steps that
+grow suddenly may diverge. After the model was cut down all devices count as covering all of it until they commit.
 With ``normalise`` an update is scaled to the average number of local steps (after FedNova, Wang et al., NeurIPS
 2020): with unlike data at different speeds, the quick ones otherwise weigh more.
 """
@@ -92,7 +92,7 @@ class Census:
 class AdspSum:
     """``patience`` seconds of silence until a device counts as gone: three periods; ``max_staleness`` in versions.
 
-    The weight of a contributor in history is 1/M where all devices cover the model, with ``normalise`` times its factor.
+    A contributor's weight in history is 1/M of where all devices cover the model, with ``normalise`` times its factor.
     """
 
     kind: ClassVar[str] = "adsp_sum"
@@ -143,7 +143,7 @@ class AdspSum:
         return state, Step(region.lift(difference), coverage, (contributor,))
 
     def _factor(self, state: Census, steps: int) -> float:
-        state.steps = steps if state.steps is None else (1 - SMOOTHING) * state.steps + SMOOTHING * steps
+        state.steps = float(steps) if state.steps is None else (1 - SMOOTHING) * state.steps + SMOOTHING * steps
         return state.steps / max(steps, 1) if self.normalise else 1.0
 
 

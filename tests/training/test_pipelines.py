@@ -35,6 +35,9 @@ TUNED = {
     "whale_fl": {"delay": 1, "half_window": 1},
     "cohort": {"goal": 4, "over_selection": 0.25, "pause": 30.0},
     "ssp": {"bound": 2, "pause": 30.0},
+    "adsp": {"period": 600.0, "shortest": 1.0},
+    "adacomm": {"tau": 5, "period": 600.0},
+    "adsp_sum": {"patience": 2000.0},
     "clip": {"norm": 1.0},
 }
 
@@ -45,8 +48,8 @@ LIMIT = {"whale_fl": 0.5}
 
 UNFIT = {
     (aggregator, "cohort"): f"cohort lets devices wait for a round to end, but {aggregator} closes none: use fedavg"
-    for aggregator in ("fedasync", "fedbuff", "fedasmu")
-}
+    for aggregator in ("fedasync", "fedbuff", "fedasmu", "adsp_sum")
+} | {("fedavg", "adsp"): "adsp lets devices train on without waiting, but cohort lets them wait: keep one of them"}
 
 
 def tuned(cls, **options):
