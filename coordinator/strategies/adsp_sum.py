@@ -46,7 +46,7 @@ class Band:
     def changed(self, by: int, mean: float, now: float, patience: float) -> Band:
         """``by`` devices more; ``mean`` by how much that moves the average at once."""
         live = self.live + by
-        return Band(live, max(float(live), self.smoothed(now, patience) + mean), now)
+        return Band(live, max(float(live), self.smoothed(now, patience) + mean), max(now, self.at))
 
 
 @frozen
@@ -67,7 +67,11 @@ class Census:
     steps: float | None = None
 
     def count(self, device: str, band: str, now: float, patience: float) -> None:
-        """A device at work delivers in a band; who was silent for too long is gone."""
+        """A device at work delivers in a band; who was silent for too long has been gone since then."""
+        for gone, member in list(self.members.items()):
+            if now - member.seen <= patience:
+                break
+            self.leave(gone, member.seen + patience, patience)
         before = self.members.pop(device, None)
         if before is None or before.band != band:
             # Who moves takes its part of the average along; who left and is back finds it reduced.
@@ -76,10 +80,6 @@ class Census:
             here = self.bands.get(band, Band(0, 0.0, now))
             self.bands[band] = here.changed(1, 0.0 if before is None else 1.0, now, patience)
         self.members[device] = Member(band, now)
-        for gone, member in list(self.members.items()):
-            if now - member.seen <= patience:
-                break
-            self.leave(gone, now, patience)
         self.bands = {key: b for key, b in self.bands.items() if b.smoothed(now, patience) > NOBODY}
 
     def leave(self, device: str, now: float, patience: float) -> None:
