@@ -29,6 +29,7 @@ from coordinator.training.inputs import (
     Settled,
     Versioned,
 )
+from protocol.messages import Holdout
 from protocol.wire import unstructure
 
 OPEN = ("offered", "taken")
@@ -121,6 +122,8 @@ class Ledger:
             "loss": sent.loss,
             "accuracy": sent.accuracy,
             "norm": outcome.norm,
+            "scores": outcome.scores or None,
+            **_holdout(sent.holdout),
             "bytes_up": sent.size,
             "bytes_down": sent.bytes_down,
             "seconds_download": sent.timings.download,
@@ -180,7 +183,10 @@ class Ledger:
         self.session.execute(_ADVANCE, {"run": self.run, "newest": version.version})
 
     def evaluated(self, result: Evaluated) -> None:
-        for name, value in (("accuracy", result.accuracy), ("loss", result.loss)):
+        found = {"accuracy": result.accuracy, "loss": result.loss}
+        if result.control_accuracy is not None and result.control_loss is not None:
+            found |= {"control_accuracy": result.control_accuracy, "control_loss": result.control_loss}
+        for name, value in found.items():
             self.session.merge(Metric(run_id=self.run, version=result.version, name=name, value=value, at=self.now))
 
     def changed(self, change: Changed) -> None:
@@ -196,6 +202,11 @@ class Ledger:
     def _end(self, assignment: str, state: str, reason: str) -> None:
         ended = {"assignment": assignment, "ended": state, "why": reason, "now": self.now}
         self.session.execute(_END, ended)
+
+
+def _holdout(said: Holdout | None) -> dict[str, float | None]:
+    names = ("samples", "loss", "accuracy")
+    return {f"holdout_{name}": None if said is None else getattr(said, name) for name in names}
 
 
 def note(

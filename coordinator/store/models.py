@@ -56,6 +56,9 @@ class Device(Base):
     """The status at the last change that was recorded; ``status_change`` holds them all."""
     status_at: Mapped[float]
     paused_at: Mapped[float | None]
+    quarantined_at: Mapped[float | None]
+    quarantine: Mapped[str] = mapped_column(Text, default="")
+    """Why a gate turned it away, until an operator releases it."""
     revoked_at: Mapped[float | None]
     agent: Mapped[str] = mapped_column(String(80), default="")
     runtime: Mapped[str] = mapped_column(String(80), default="")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import BigInteger, Float, ForeignKey, Index, String, Text
+from sqlalchemy import JSON, BigInteger, Float, ForeignKey, Index, String, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from .base import Base, Key
@@ -146,6 +146,12 @@ class Update(Base):
     loss: Mapped[float] = mapped_column(Float)
     accuracy: Mapped[float] = mapped_column(Float)
     norm: Mapped[float | None] = mapped_column(Float)
+    scores: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    """What each gate looked at when it judged: {gate: {score: value}}."""
+    holdout_samples: Mapped[int | None]
+    holdout_loss: Mapped[float | None] = mapped_column(Float)
+    holdout_accuracy: Mapped[float | None] = mapped_column(Float)
+    """What the weights it began with reached on the device's own hold-out, at its width."""
     bytes_up: Mapped[int] = mapped_column(BigInteger)
     bytes_down: Mapped[int] = mapped_column(BigInteger)
     seconds_download: Mapped[float] = mapped_column(Float)
@@ -169,7 +175,8 @@ class Update(Base):
 
 
 class Metric(Base):
-    """A measured number of a model version: ``accuracy`` and ``loss`` on the coordinator's test set."""
+    """A measured number of a model version: ``accuracy`` and ``loss`` on the coordinator's test set, the same with
+    ``control_`` in front on its control set."""
 
     __tablename__ = "metric"
 

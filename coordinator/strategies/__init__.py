@@ -5,6 +5,7 @@ from __future__ import annotations
 from .adacomm import AdaComm
 from .adsp import Adsp
 from .adsp_sum import AdspSum
+from .base import Gate
 from .clip import Clip
 from .fedasmu import FedASMU
 from .fedasync import FedAsync
@@ -18,9 +19,11 @@ from .whale_fl import WhaleFL
 AGGREGATORS = {cls.kind: cls for cls in (FedAvg, FedAsync, FedBuff, FedASMU, AdspSum)}
 POLICIES = {cls.kind: cls for cls in (Fixed, HeteroFL, WhaleFL, Cohort, Ssp, Adsp, AdaComm)}
 TRANSFORMS = {cls.kind: cls for cls in (Clip,)}
+GATES: dict[str, type[Gate]] = {}
 
 __all__ = [
     "AGGREGATORS",
+    "GATES",
     "POLICIES",
     "TRANSFORMS",
     "AdaComm",

@@ -1,5 +1,6 @@
-"""The seams of a recipe: policies shape a plan before training, an aggregator takes what comes back, transforms act
-on the step it proposes. All are pure: state goes in and comes out as a value, ``now`` and randomness are arguments.
+"""The seams of a recipe: policies shape a plan before training, gates judge what comes back, an aggregator takes it,
+transforms act on the step it proposes. All are pure: state goes in and comes out as a value, ``now`` and randomness
+are arguments.
 
 A member is a frozen attrs class whose fields are its hyper-parameters. Its state is an attrs class (or None) made of
 numbers, strings, tuples, dicts and float32 arrays, so that it can be stored and restored bit for bit. ``absorb``,
@@ -41,9 +42,8 @@ from .events import (
     Tick,
     WakeAt,
 )
-from .view import Context, Contribution, Contributor, Cost, DeviceView, Model, Retry, Step
+from .view import Context, Contribution, Contributor, Cost, DeviceView, Explanation, Model, Retry, Step, Verdict
 
-Explanation = dict[str, float | int | str | None]
 Number = float | int
 Waiting = Literal["none", "bound", "rounds"]
 """Whether a policy makes devices wait for each other: never, when they run too far ahead, or until a round is over."""
@@ -67,6 +67,7 @@ __all__ = [
     "Expired",
     "Explanation",
     "FreshAsked",
+    "Gate",
     "Hold",
     "Left",
     "Member",
@@ -88,6 +89,7 @@ __all__ = [
     "Step",
     "Tick",
     "Transform",
+    "Verdict",
     "Waiting",
     "WakeAt",
     "between",
@@ -140,6 +142,14 @@ class Aggregator(Member, Protocol):
     max_staleness: int
 
     def absorb(self, state: Any, model: Model, contribution: Contribution, ctx: Context) -> tuple[Any, Step | None]: ...
+
+
+class Gate(Member, Protocol):
+    """Judges a contribution before anybody else sees it."""
+
+    kind: ClassVar[str]
+
+    def judge(self, state: Any, contribution: Contribution, model: Model, ctx: Context) -> tuple[Any, Verdict]: ...
 
 
 class Transform(Member, Protocol):

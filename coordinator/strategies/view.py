@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from attrs import frozen
+from attrs import field, frozen
 
 from protocol.messages import Plan
 from protocol.subnetwork import Layout, Region
 from protocol.weights import Weights
+
+Explanation = dict[str, float | int | str | None]
 
 
 @frozen
@@ -99,3 +101,13 @@ class Step:
     difference: Weights
     coverage: Weights
     contributors: tuple[Contributor, ...]
+
+
+@frozen
+class Verdict:
+    """What a gate thinks of a contribution, and what it looked at. A ``refusal`` says why it is not admitted;
+    ``quarantine``: nothing more is wanted of the device until an operator releases it."""
+
+    scores: Explanation = field(factory=dict)
+    refusal: str = ""
+    quarantine: bool = False

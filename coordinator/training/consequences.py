@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from attrs import define, evolve
 
+from coordinator.store import registry
 from coordinator.store.ledger import Ledger
 from coordinator.training import journal
 from coordinator.training.inputs import (
@@ -13,6 +14,7 @@ from coordinator.training.inputs import (
     Deferred,
     Effect,
     Offered,
+    Quarantined,
     Refreshed,
     Settled,
     Versioned,
@@ -50,6 +52,8 @@ class Consequences:
                 self._settle(effect)
             case Closed():
                 self._close(effect)
+            case Quarantined():
+                registry.quarantine(self.turn.session, effect.device, self.turn.now, self.book.heartbeat, effect.reason)
             case Versioned():
                 self.book.versioned(effect)
             case Changed():
@@ -98,8 +102,8 @@ class Consequences:
         assignment = outcome.update.assignment
         if outcome.ends:
             self.run.released(assignment)
-        else:
-            self.book.prolonged(assignment, self.run.engine.core.open[assignment].expires_at)
+        elif (work := self.run.engine.core.open.get(assignment)) is not None:  # unless the run has ended with it
+            self.book.prolonged(assignment, work.expires_at)
         self.book.settled(outcome, self.place)
         self.turn.send(outcome.device, "receipt", receipt(outcome))
 

@@ -89,6 +89,8 @@ class Conversation:
             reason = f"the agent speaks protocol {check_in.protocol}, this coordinator {PROTOCOL}"
         elif row.paused_at is not None:
             reason = "the device is paused"
+        elif row.quarantined_at is not None:
+            reason = f"the device is in quarantine: {row.quarantine}"[:2000]
         elif run is None:
             shape = "×".join(map(str, check_in.input))
             reason = f"no run is going on that wants data of shape {shape} with {check_in.classes} classes"

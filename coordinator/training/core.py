@@ -5,6 +5,7 @@ from __future__ import annotations
 from attrs import define, field, frozen
 
 from coordinator.training.inputs import Closed
+from coordinator.training.stopping import Standing
 from coordinator.training.work import Work
 from protocol.messages import Plan
 from protocol.subnetwork import Axis
@@ -24,6 +25,7 @@ class Question:
 class Core:
     """Everything that changes, but for the members' states.
 
+    ``at`` names the open assignments of each device: there may be thousands.
     ``bases`` holds the weights of versions that open work builds on. ``wake_at`` is when the next Tick is due. While
     fields of plans are held (``holds``, by member), ``held`` has the plan that each device keeps them from.
     """
@@ -37,6 +39,7 @@ class Core:
     shape_epoch: int = 0
     state: str = "running"
     open: dict[str, Work] = field(factory=dict)
+    at: dict[str, tuple[str, ...]] = field(factory=dict)
     bases: dict[int, Weights] = field(factory=dict)
     wake_at: float | None = None
     questions: dict[int, Question] = field(factory=dict)
@@ -45,14 +48,29 @@ class Core:
     held: dict[str, Plan] = field(factory=dict)
     barrier: str | None = None
     quiet: bool = False
+    standing: Standing = field(factory=Standing)
 
     def works(self, device: str) -> list[tuple[str, Work]]:
         """The open assignments of a device, by number."""
-        return [(number, work) for number, work in self.open.items() if work.device.id == device]
+        return [(number, self.open[number]) for number in self.at.get(device, ())]
+
+    def begin(self, number: str, work: Work) -> None:
+        self.open[number] = work
+        self.at[work.device.id] = (*self.at.get(work.device.id, ()), number)
+
+    def end(self, number: str) -> Work:
+        """Take an assignment out; its base is not forgotten yet."""
+        work = self.open.pop(number)
+        left = tuple(other for other in self.at[work.device.id] if other != number)
+        if left:
+            self.at[work.device.id] = left
+        else:
+            del self.at[work.device.id]
+        return work
 
     def close(self, number: str, state: str, reason: str) -> Closed:
         """An assignment ends without an update."""
-        work = self.open.pop(number)
+        work = self.end(number)
         self.forget_bases()
         return Closed(number, work.device.id, state, reason, tell="commits" in work.features)
 

@@ -13,7 +13,7 @@ import numpy as np
 from attrs import evolve, frozen
 
 from coordinator.strategies import events
-from coordinator.strategies.base import Context, Contribution, Cost, Model, Retry, Step
+from coordinator.strategies.base import Context, Contribution, Cost, Explanation, Model, Retry, Step
 from coordinator.training import effects
 from coordinator.training.admission import Refusal, difference_of
 from coordinator.training.core import Core
@@ -30,6 +30,7 @@ from coordinator.training.inputs import (
     Input,
     Offered,
     Operated,
+    Quarantined,
     Rejected,
     Settled,
     Ticked,
@@ -41,7 +42,7 @@ from coordinator.training.state import freeze, thaw
 from coordinator.training.work import Work, contribution_of, effective_base, end_of, reported
 from protocol.messages import Plan, Update
 from protocol.subnetwork import WIDTHS, Layout, Region, Subnetwork, nested
-from protocol.weights import Weights, add, digest, finite, norm
+from protocol.weights import Weights, add, digest, finite, norm, zeros_like
 
 GOING_ON = ("running", "paused")
 MOVES = {("running", "pause"): "paused", ("paused", "resume"): "running"}
@@ -50,7 +51,8 @@ MOVES = {("running", "pause"): "paused", ("paused", "resume"): "running"}
 @frozen
 class Setting:
     """What a run is made of: everything that never changes. ``cost`` says what a subnetwork of ``layout`` costs;
-    ``control``: there is a control set to evaluate on."""
+    ``measured``: versions are measured on a test set, ``control``: on a control set as well. What comes from the
+    devices ``without`` counts as zero: to see what a model would lack, for no run that is going on."""
 
     run: str
     recipe: Recipe
@@ -58,7 +60,9 @@ class Setting:
     cost: Callable[[Subnetwork], Cost]
     seed: int
     target: float | None
+    measured: bool = False
     control: bool = False
+    without: frozenset[str] = frozenset()
 
 
 class Engine:
@@ -76,6 +80,8 @@ class Engine:
     def handle(self, given: Input, now: float) -> list[Effect]:
         """Take one input at time ``now`` (seconds) and say what follows from it."""
         self.core.inputs += 1
+        if self.core.standing.began is None:
+            self.core.standing.began = now
         return [*self._taken(given, now), *self._settle(now)]
 
     def _taken(self, given: Input, now: float) -> Iterator[Effect]:
@@ -104,6 +110,8 @@ class Engine:
         if self.core.barrier is not None and not self.core.open and not self.core.quiet:
             self.core.quiet = True
             yield from self._tell(events.Quiet(), now)
+        if (reason := self.core.standing.over(self.setting.recipe.stop, now)) is not None:
+            yield from self._stop(("stopped", reason))
         wishes, self._fresh = self._fresh, {}
         for wish in wishes.values():
             yield from effects.send_fresh(self.core, wish, keep_base=self.setting.recipe.aggregator.needs_base)
@@ -112,8 +120,9 @@ class Engine:
     def deadline(self) -> float | None:
         """When a lease runs out or a member wants to be woken: the time by which a Ticked is due."""
         times = [work.expires_at for work in self.core.open.values()]
-        if self.core.wake_at is not None:
-            times.append(self.core.wake_at)
+        times += [
+            at for at in (self.core.wake_at, self.core.standing.deadline(self.setting.recipe.stop)) if at is not None
+        ]
         return min(times, default=None)
 
     def region(self, plan: Plan) -> Region:
@@ -164,7 +173,7 @@ class Engine:
         number = f"{self.setting.run}.{self.core.offers}"
         expires_at = now + self.setting.recipe.plan.lease
         work = Work(device, self.core.version, plan, expires_at, check_in.features, plan.steps)
-        self.core.open[number] = work
+        self.core.begin(number, work)
         if self.setting.recipe.aggregator.needs_base:
             self.core.bases[work.version] = self.core.weights
         return _offered(number, work, check_in.id, explanation, again=False)
@@ -192,34 +201,59 @@ class Engine:
         except Refusal as refusal:
             yield from self._refuse(work, update, str(refusal), now)
             return
+        if given.device in self.setting.without:
+            difference = zeros_like(difference)
         base = self._base(work, update, region)
-        ends = update.last or update.commit >= work.plan.commits
-        if ends:
-            del self.core.open[update.assignment]
-        else:
-            lease = now + self.setting.recipe.plan.lease
-            self.core.open[update.assignment] = work.continued(update, end_of(base, difference), lease)
+        contribution = contribution_of(work, update, region, difference, base, self.core.version)
+        scores, verdict = self._members.judge(contribution, self._model(), self._context(now))
+        if verdict is not None:
+            yield from self._refuse(work, update, verdict.refusal, now, scores)
+            if verdict.quarantine:
+                yield from self._quarantine(given.device, verdict.refusal)
+            return
+        self.core.standing.delivered(given.device, update)
+        ends = self._came(work, update, end_of(base, difference), now)
         yield from self._tell(reported(work, update, region), now)
         staleness = self.core.version - update.lineage.newest  # the model may have moved at these news
-        settled = Settled(given.device, update, "stored", "", staleness, norm(difference), ends)
+        settled = Settled(given.device, update, "stored", "", staleness, norm(difference), ends, scores)
         if staleness > self.setting.recipe.aggregator.max_staleness:
             reason = f"{staleness} versions old, at most {self.setting.recipe.aggregator.max_staleness} are taken"
             yield evolve(settled, outcome="stale", reason=reason)
         else:
             yield settled
-            yield from self._absorb(contribution_of(work, update, region, difference, base, staleness), now)
+            yield from self._absorb(evolve(contribution, staleness=staleness), now)
         self.core.forget_bases()
+        if update.holdout is not None and not self.setting.measured:
+            devices = len({work.device.id for work in self.core.open.values()} | self.core.standing.local.keys())
+            yield from self._stop(self.core.standing.locally(self.setting.recipe.stop, self.setting.target, devices))
+
+    def _came(self, work: Work, update: Update, base: Weights | None, now: float) -> bool:
+        """A sound commit came: whether its assignment ends with it, or its lease begins anew."""
+        ends = update.last or update.commit >= work.plan.commits
+        if ends:
+            self.core.end(update.assignment)
+        else:
+            lease = now + self.setting.recipe.plan.lease
+            self.core.open[update.assignment] = work.continued(update, base, lease)
+        return ends
+
+    def _quarantine(self, device: str, reason: str) -> Iterator[Effect]:
+        for number, _ in self.core.works(device):
+            yield self.core.close(number, "cancelled", "the device was quarantined")
+        yield Quarantined(device, reason)
 
     def _reject(self, given: Rejected, now: float) -> Iterator[Effect]:
         work = self.core.open.get(given.update.assignment)
         if work is not None and work.device.id == given.device:
             yield from self._refuse(work, given.update, given.reason, now)
 
-    def _refuse(self, work: Work, update: Update, reason: str, now: float) -> Iterator[Effect]:
+    def _refuse(
+        self, work: Work, update: Update, reason: str, now: float, scores: dict[str, Explanation] | None = None
+    ) -> Iterator[Effect]:
         """An unsound update ends its assignment: what would come after it builds on it."""
-        del self.core.open[update.assignment]
+        self.core.end(update.assignment)
         staleness = self.core.version - work.version
-        yield Settled(work.device.id, update, "refused", reason, staleness, None)
+        yield Settled(work.device.id, update, "refused", reason, staleness, None, scores=scores or {})
         yield from self._tell(events.Refused(work.device, work.version), now)
         self.core.forget_bases()
 
@@ -269,11 +303,12 @@ class Engine:
         yield from self._tell(events.Left(device), now)
 
     def _evaluated(self, given: Evaluated) -> Iterator[Effect]:
-        target = self.setting.target
-        if target is not None and given.accuracy >= target and self.core.state in GOING_ON:
-            yield from self._end(
-                "finished", f"version {given.version} reached {given.accuracy:.4f}, the target is {target:g}"
-            )
+        if self.core.state in GOING_ON:
+            yield from self._stop(self.core.standing.measured(self.setting.recipe.stop, self.setting.target, given))
+
+    def _stop(self, verdict: tuple[str, str] | None) -> Iterator[Effect]:
+        if verdict is not None and self.core.state in GOING_ON:
+            yield from self._end(*verdict)
 
     def _answered(self, given: Answered, now: float) -> Iterator[Effect]:
         question = self.core.questions.pop(given.number, None)

@@ -138,8 +138,10 @@ class Evaluation:
         return sums
 
 
-Done = Callable[[str, int, float, float], None]
-"""Takes run, version, accuracy and loss."""
+Found = tuple[float, float]
+"""Accuracy and loss."""
+Done = Callable[[str, int, Found, Found | None], None]
+"""Takes run, version, and what was found on the test set and on the control set."""
 Answer = Callable[[str, int, dict[str, float]], None]
 """Takes run, number of the question, and what was found; ``failed`` is 1 if nothing was."""
 
@@ -190,11 +192,12 @@ class Evaluator(threading.Thread):
             run = next(iter(self._newest))
             evaluation, version, weights = self._newest.pop(run)
         try:
-            accuracy, loss = evaluation.measure(weights)
+            found = evaluation.measure(weights)
+            control = evaluation.control(weights) if evaluation.has_control else None
         except Exception:  # the next version is another chance
             log.exception("evaluation-failed run=%s version=%s", run, version)
         else:
-            self._done(run, version, accuracy, loss)
+            self._done(run, version, found, control)
 
     def _find(self, run: str, number: int, work: Callable[[], dict[str, float]]) -> None:
         try:

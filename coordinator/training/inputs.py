@@ -44,11 +44,13 @@ class Asked:
 
 @frozen
 class Evaluated:
-    """A version was measured on the test set."""
+    """A version was measured on the test set, and on the control set if there is one."""
 
     version: int
     accuracy: float
     loss: float
+    control_accuracy: float | None = None
+    control_loss: float | None = None
 
 
 @frozen
@@ -110,7 +112,7 @@ class Deferred:
 class Settled:
     """An update's outcome: stored, stale, refused or expired. ``norm`` is the length of its difference.
 
-    ``ends``: its assignment is closed by it.
+    ``ends``: its assignment is closed by it. ``scores`` are what the gates looked at.
     """
 
     device: str
@@ -120,6 +122,7 @@ class Settled:
     staleness: int | None
     norm: float | None
     ends: bool = True
+    scores: dict[str, Explanation] = field(factory=dict)
 
 
 @frozen
@@ -193,6 +196,14 @@ class Reshaped:
     reason: str
 
 
-Effect = (
-    Offered | Deferred | Amended | Refreshed | Requested | Settled | Closed | Versioned | Reshaped | Changed
-)
+@frozen
+class Quarantined:
+    """A device gets no more work until an operator releases it."""
+
+    device: str
+    reason: str
+
+
+Decision = Offered | Deferred | Amended | Refreshed | Settled | Closed | Quarantined
+"""What concerns a device."""
+Effect = Decision | Requested | Versioned | Reshaped | Changed

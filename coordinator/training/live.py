@@ -46,10 +46,7 @@ class LiveRun:
         self.spec = spec
         self.evaluation = evaluation
         self._blobs = blobs
-        self._layout = layout(spec)
-        cookbook, costs = recipe.parse(row.recipe), partial(cost, spec)
-        setting = Setting(row.id, cookbook, self._layout, costs, row.seed, row.target, bool(row.control))
-        self.engine = Engine(setting, initial_weights(spec, np.random.default_rng(row.seed)))
+        self.engine = begun(row, spec)
         self._artifacts: dict[tuple[float, int, Training, int], tuple[str, int]] = {}
         self._current: dict[tuple[float, int], tuple[str, int]] = {}
         self._version = -1
@@ -216,6 +213,14 @@ class LiveRun:
             if session.scalar(select(models.Snapshot.seq).where(models.Snapshot.sha256 == old.sha256).limit(1)) is None:
                 self._blobs.remove(old.sha256)
         self._since_snapshot = 0
+
+
+def begun(row: models.Run, spec: ModelSpec, without: frozenset[str] = frozenset()) -> Engine:
+    """The engine of a run as it began; what comes from the devices ``without`` will count as zero."""
+    cookbook, costs = recipe.parse(row.recipe), partial(cost, spec)
+    measured, control = bool(row.dataset), bool(row.control)
+    setting = Setting(row.id, cookbook, layout(spec), costs, row.seed, row.target, measured, control, without)
+    return Engine(setting, initial_weights(spec, np.random.default_rng(row.seed)))
 
 
 def cost(spec: ModelSpec, part: Subnetwork) -> Cost:

@@ -18,6 +18,7 @@ from coordinator.strategies.base import (
     Model,
     Retry,
     Step,
+    Verdict,
 )
 from coordinator.training.recipe import Recipe
 from protocol.messages import Plan
@@ -25,11 +26,11 @@ from protocol.subnetwork import Region
 
 
 class Members:
-    """Policies, then the aggregator, then transforms. ``states`` stand in the same order."""
+    """Policies, then the aggregator, transforms and gates. ``states`` stand in the same order."""
 
     def __init__(self, recipe: Recipe, model: Model) -> None:
         self._recipe = recipe
-        self._members: tuple[Member, ...] = (*recipe.policies, recipe.aggregator, *recipe.transforms)
+        self._members: tuple[Member, ...] = (*recipe.policies, recipe.aggregator, *recipe.transforms, *recipe.gates)
         self.states: list[Any] = [member.init(model) for member in self._members]
         self._classes = [type(state) for state in self.states]
 
@@ -53,6 +54,19 @@ class Members:
             if isinstance(shaped, Retry):
                 break
         return shaped, explanations
+
+    def judge(
+        self, contribution: Contribution, model: Model, ctx: Context
+    ) -> tuple[dict[str, Explanation], Verdict | None]:
+        """What the gates looked at, by kind, and the first verdict that refuses; the gates behind it are not asked."""
+        scores: dict[str, Explanation] = {}
+        at = len(self._members) - len(self._recipe.gates)
+        for index, gate in enumerate(self._recipe.gates, at):
+            self.states[index], verdict = gate.judge(self.states[index], contribution, model, ctx)
+            scores[gate.kind] = verdict.scores
+            if verdict.refusal:
+                return scores, verdict
+        return scores, None
 
     def absorb(self, contribution: Contribution, model: Model, ctx: Context) -> Step | None:
         at = len(self._recipe.policies)

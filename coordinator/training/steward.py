@@ -26,7 +26,7 @@ from coordinator.store.blobs import Blobs
 from coordinator.store.database import Database
 from coordinator.store.segments import Segments
 from coordinator.training.conversation import Conversation
-from coordinator.training.evaluation import Evaluator
+from coordinator.training.evaluation import Evaluator, Found
 from coordinator.training.inputs import Answered, Evaluated
 from coordinator.training.runs import Runs, prepare
 from coordinator.training.turn import Turn
@@ -158,10 +158,9 @@ class Steward(threading.Thread):
         result: T = asked.result.result()
         return result
 
-    def _measured(self, run: str, version: int, accuracy: float, loss: float) -> None:
-        self._queue.put(
-            _Asked(lambda turn: self._runs.measured(turn, run, Evaluated(version, accuracy, loss)), Future())
-        )
+    def _measured(self, run: str, version: int, test: Found, control: Found | None) -> None:
+        result = Evaluated(version, *test, *(control or ()))
+        self._queue.put(_Asked(lambda turn: self._runs.measured(turn, run, result), Future()))
 
     def _answered(self, run: str, number: int, found: dict[str, float]) -> None:
         self._queue.put(_Asked(lambda turn: self._runs.answered(turn, run, Answered(number, found)), Future()))

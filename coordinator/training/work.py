@@ -84,9 +84,9 @@ def end_of(base: Weights | None, difference: Weights) -> Weights | None:
 
 
 def contribution_of(
-    work: Work, update: Update, region: Region, difference: Weights, base: Weights | None, staleness: int
+    work: Work, update: Update, region: Region, difference: Weights, base: Weights | None, version: int
 ) -> Contribution:
-    """The update as aggregators see it."""
+    """The update as gates and aggregators see it, while the model is at ``version``."""
     return Contribution(
         device=work.device,
         key=f"{update.assignment}/{update.commit}",
@@ -94,7 +94,7 @@ def contribution_of(
         region=region,
         base=base,
         base_version=update.lineage.newest,
-        staleness=staleness,
+        staleness=version - update.lineage.newest,
         samples=update.samples,
         steps=update.steps,
         loss=update.loss,

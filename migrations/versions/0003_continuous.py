@@ -1,4 +1,4 @@
-"""Training that does not wait: merges of fresh models, amended plans."""
+"""Training that does not wait, gates and quarantine, hold-outs."""
 
 from __future__ import annotations
 
@@ -13,6 +13,12 @@ depends_on = None
 
 def upgrade() -> None:
     op.add_column("update", sa.Column("merges", sa.JSON(none_as_null=True), nullable=True))
+    op.add_column("update", sa.Column("scores", sa.JSON(none_as_null=True), nullable=True))
+    op.add_column("update", sa.Column("holdout_samples", sa.Integer(), nullable=True))
+    op.add_column("update", sa.Column("holdout_loss", sa.Float(), nullable=True))
+    op.add_column("update", sa.Column("holdout_accuracy", sa.Float(), nullable=True))
+    op.add_column("device", sa.Column("quarantined_at", sa.DateTime(timezone=True), nullable=True))
+    op.add_column("device", sa.Column("quarantine", sa.Text(), nullable=False, server_default=""))
     op.add_column("run", sa.Column("control", sa.Boolean(), nullable=False, server_default=sa.false()))
     op.create_table(
         "amendment",
@@ -40,5 +46,8 @@ def upgrade() -> None:
 def downgrade() -> None:
     op.drop_table("refresh")
     op.drop_table("amendment")
-    op.drop_column("update", "merges")
+    for column in ("holdout_accuracy", "holdout_loss", "holdout_samples", "scores", "merges"):
+        op.drop_column("update", column)
+    op.drop_column("device", "quarantine")
+    op.drop_column("device", "quarantined_at")
     op.drop_column("run", "control")

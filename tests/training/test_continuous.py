@@ -9,17 +9,20 @@ import pytest
 from attrs import evolve, frozen
 
 from coordinator.strategies import events
-from coordinator.strategies.base import Stateless
+from coordinator.strategies.base import Stateless, Verdict
+from coordinator.training.engine import Engine
 from coordinator.training.inputs import (
     Amended,
     Answered,
     Asked,
+    Changed,
     Closed,
     Deferred,
     Departed,
     Evaluated,
     Offered,
     Operated,
+    Quarantined,
     Refreshed,
     Requested,
     Reshaped,
@@ -27,7 +30,7 @@ from coordinator.training.inputs import (
     Ticked,
 )
 from coordinator.training.recipe import parse
-from protocol.messages import Ask, Lineage, Merge
+from protocol.messages import Ask, Holdout, Lineage, Merge
 from protocol.subnetwork import Region
 
 from .scene import FEDASYNC, FEDBUFF, LAYOUT, NOW, check_in, engine, offer, start, trained
@@ -308,3 +311,88 @@ def test_after_the_end_nothing_is_wanted_any_more():
     assert one.handle(Evaluated(0, 1.0, 0.1), NOW) == []
     assert isinstance(heard[0], events.Tick)
     assert of(Offered, one.handle(check_in(), NOW)) == []
+
+
+# -- gates -------------------------------------------------------------------------------------------------------
+
+
+@frozen
+class Doorman(Stateless):
+    """Refuses differences longer than one, and quarantines who brings such."""
+
+    kind: ClassVar[str] = "doorman"
+
+    def judge(self, state, contribution, model, ctx):
+        longest = max(float(abs(value).max()) for value in contribution.difference.values())
+        return None, Verdict({"longest": longest}, "it is too long" if longest > 1 else "", quarantine=longest > 1)
+
+
+def test_a_gate_judges_before_anybody_else_hears_of_it():
+    recipe = parse(MANY)
+    wisher = Wisher((), [])
+    one = engine(evolve(recipe, policies=(wisher,), gates=(Doorman(),)))
+    first, other = able(one), able(one, "other")
+    settled = one.handle(commit(first, 1, 0.5), NOW)[0]
+    assert (settled.outcome, settled.scores) == ("stored", {"doorman": {"longest": 0.5}})
+    effects = one.handle(commit(other, 1, 2.0), NOW)
+    (settled,) = of(Settled, effects)
+    assert (settled.outcome, settled.reason, settled.scores) == (
+        "refused", "it is too long", {"doorman": {"longest": 2.0}},
+    )  # fmt: skip
+    assert of(Quarantined, effects) == [Quarantined("other", "it is too long")]
+    assert [type(event) for event in wisher.heard] == [events.Reported, events.Refused]
+    assert set(one.core.open) == {first.assignment}
+
+
+# -- stop rules --------------------------------------------------------------------------------------------------
+
+
+def state_after(effects):
+    return [(effect.state, effect.reason) for effect in of(Changed, effects)]
+
+
+def test_a_run_without_progress_loses_patience():
+    one = engine(MANY + "[stop]\npatience = 2\n")
+    assert not state_after(one.handle(Evaluated(0, 0.5, 1.0), NOW))
+    assert not state_after(one.handle(Evaluated(1, 0.4, 1.0), NOW))
+    assert state_after(one.handle(Evaluated(2, 0.5, 1.0), NOW)) == [
+        ("finished", "2 measured versions were no better than 0.5000")
+    ]
+
+
+def test_the_control_set_decides_where_there_is_one():
+    one = engine(MANY + "[stop]\ntarget = 0.8\n")
+    assert not state_after(one.handle(Evaluated(0, 0.9, 1.0, 0.7, 1.0), NOW))
+    assert state_after(one.handle(Evaluated(1, 0.1, 1.0, 0.8, 1.0), NOW))[0][0] == "finished"
+
+
+def test_time_and_bytes_may_run_out():
+    one = engine(MANY + "[stop]\ndeadline = 100\nbytes = 5000\n")
+    first = able(one)
+    assert one.deadline == NOW + 60  # the lease
+    one.handle(commit(first, 1, bytes_down=1000), NOW + 50)
+    assert one.deadline == NOW + 100
+    assert state_after(one.handle(Ticked(), NOW + 100)) == [("stopped", "its 100 s are over")]
+    one = engine(MANY + "[stop]\ndeadline = 100\nbytes = 5000\n")
+    (end,) = state_after(one.handle(commit(able(one), 1, bytes_down=4900), NOW))
+    assert end[0] == "stopped"
+    assert end[1].endswith("the budget is 5000")
+
+
+def test_without_any_server_data_the_devices_hold_outs_decide():
+    one = engine(MANY + "[stop]\ntarget = 0.75\n")
+    devices = [able(one, name) for name in ("a", "b", "c")]
+    said = [Holdout(samples=100, loss=1.0, accuracy=0.5), Holdout(samples=300, loss=1.0, accuracy=0.9)]
+    assert not state_after(one.handle(commit(devices[0], 1, holdout=said[0]), NOW))
+    assert state_after(one.handle(commit(devices[1], 1, holdout=said[1]), NOW)) == [
+        ("finished", "2 devices' hold-outs say 0.8000, the target is 0.75")
+    ]
+
+
+def test_what_a_model_would_be_without_a_device():
+    """Its differences count as zero; everything else is as it was."""
+    setting = engine(MANY).setting
+    one = Engine(evolve(setting, without=frozenset({"pi"})), start())
+    one.handle(commit(able(one), 1, 5.0), NOW)
+    assert one.core.version == 1
+    assert np.array_equal(one.core.weights["hidden.bias"], start()["hidden.bias"])
