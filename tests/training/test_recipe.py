@@ -8,7 +8,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coordinator.errors import ShoalError
-from coordinator.strategies import Clip, Cohort, FedASMU, FedAsync, FedAvg, FedBuff, Fixed, HeteroFL, Ssp, WhaleFL
+from coordinator.strategies import (
+    AdaComm,
+    Adsp,
+    AdspSum,
+    Clip,
+    Cohort,
+    FedASMU,
+    FedAsync,
+    FedAvg,
+    FedBuff,
+    Fixed,
+    HeteroFL,
+    Ssp,
+    WhaleFL,
+)
 from coordinator.training.recipe import BasePlan, Recipe, load, parse, presets
 from protocol.messages import Plan
 from protocol.subnetwork import WIDTHS
@@ -28,11 +42,17 @@ def test_the_presets():
     parsed = {name: load(name) for name in presets()}
     members = {name: [type(m) for m in (r.aggregator, *r.policies, *r.transforms)] for name, r in parsed.items()}
     assert members == {
+        "adacomm": [FedAvg, Ssp, AdaComm, Fixed],
+        "adacomm-fixed": [FedAvg, Ssp, AdaComm, Fixed],
+        "adsp": [AdspSum, Adsp, Fixed],
+        "bsp": [FedAvg, Ssp, Fixed],
         "fedasmu": [FedASMU, HeteroFL],
         "fedasync": [FedAsync, Fixed],
         "fedavg": [FedAvg, Cohort, Fixed],
         "fedbuff": [FedBuff, Fixed],
         "fedbuff-heterofl": [FedBuff, HeteroFL],
+        "ssp": [AdspSum, Ssp, Fixed],
+        "whale-asmu-adsp": [FedASMU, WhaleFL, Adsp],
         "whale-fl": [FedBuff, WhaleFL],
     }
 
@@ -179,8 +199,19 @@ WRONG = {
         '[aggregator]\nkind = "fedavg"\n[[policy]]\nkind = "cohort"\n[[policy]]\nkind = "ssp"\n',
         "ssp makes devices wait: it must be the first policy, and the only one that does",
     ),
-    "a width in text": (
-        BUFFER + '[[policy]]\nkind = "heterofl"\nwidths = { pi3 = "0.5" }\n',
+    "commits in a lockstep": (
+        '[plan]\ncommits = 2\n[aggregator]\nkind = "fedavg"\n[[policy]]\nkind = "ssp"\nbound = 0\n',
+        "commits = 2 lets devices train on without waiting, but ssp lets them wait: keep one of them",
+    ),
+    "one that never waits behind one that does": (
+        '[aggregator]\nkind = "adsp_sum"\n[[policy]]\nkind = "ssp"\n[[policy]]\nkind = "adsp"\n',
+        "adsp lets devices train on without waiting, but ssp lets them wait: keep one of them",
+    ),
+    "a first rate above the top": (
+        '[aggregator]\nkind = "adsp_sum"\n[[policy]]\nkind = "adsp"\nrate = 3\ntop = 2\n',
+        "[[policy]] adsp: rate is 3, more than top, 2",
+    ),
+    "a width in text": (        BUFFER + '[[policy]]\nkind = "heterofl"\nwidths = { pi3 = "0.5" }\n',
         "[[policy]] heterofl: widths is '0.5', expected float",
     ),
     "a width out of range": (

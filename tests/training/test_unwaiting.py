@@ -59,8 +59,9 @@ def test_with_every_commit_the_fresh_model_is_pulled_and_little_is_amended():
     going_on = [settled for settled in of(Settled, made) if not settled.ends]
     assert len(of(Refreshed, made)) == len(going_on)
     assert all(refreshed.merge == refreshed.keep == 1 for refreshed in of(Refreshed, made))
-    late = [effect for at, effect in made.effects if isinstance(effect, Amended) and at > made.now - 300]
-    assert len(late) < 0.2 * len([1 for at, effect in made.effects if isinstance(effect, Settled) and at > made.now - 300])
+    late = [effect for at, effect in made.effects if at > made.now - 300]
+    amended, commits = (sum(isinstance(effect, kind) for effect in late) for kind in (Amended, Settled))
+    assert amended < 0.2 * commits
 
 
 def test_the_search_finds_that_more_commits_learn_faster():
