@@ -37,7 +37,7 @@ console = Console(stderr=True, width=None if sys.stderr.isatty() else 120)
 @click.command(epilog="Example:  shoal demo --recipe whale-fl --devices 8 --target 0.93 --exit --json out.json")
 @click.option("--devices", type=click.IntRange(1, 64), default=8, show_default=True, help="Number of agents.")
 @click.option(
-    "--target", type=click.FloatRange(0.01, 1), default=0.93, show_default=True, help="Test accuracy to reach."
+    "--target", type=click.FloatRange(0.01, 1), default=0.93, show_default=True, help="Accuracy to reach."
 )
 @click.option("--minutes", type=click.FloatRange(0.1), default=10, show_default=True, help="Give up after this long.")
 @click.option("--recipe", default="fedbuff-heterofl", show_default=True, help="A recipe's name, or a TOML file.")
@@ -239,8 +239,8 @@ def _check(agents: list[Agent]) -> None:
 def _conclude(final: report.Report, json_file: Path | None) -> None:
     console.print(report.table(final))
     accuracy = "none" if final.accuracy is None else f"{final.accuracy:.4f}"
-    verdict = f"reached {final.target:g}" if final.reached else f"did not reach {final.target:g}"
-    console.print(f"The fleet {verdict}: accuracy {accuracy} after {report.spent(final)}.")
+    verdict = f"reached {final.target:g} on the control set" if final.reached else f"did not reach {final.target:g}"
+    console.print(f"The fleet {verdict}: accuracy {accuracy} on the test set after {report.spent(final)}.")
     if json_file is not None:
         try:
             json_file.write_text(json.dumps(final.to_json(), indent=2) + "\n")

@@ -119,7 +119,7 @@ def test_names_of_every_script_survive(name):
 WRONG = {
     "no TOML": (
         "kind = ",
-        "The recipe is neither one of fedasmu, fedasync, fedavg, fedbuff-heterofl, fedbuff, whale-fl nor TOML: ",
+        f"The recipe is neither one of {', '.join(presets())} nor TOML: ",
     ),
     "nesting without end": ("x = " + "[" * 5000, "The recipe is neither one of "),
     "a key twice": (BUFFER + 'kind = "fedasmu"\n', "The recipe is neither one of "),
@@ -247,6 +247,6 @@ def test_a_mistake_is_named(wrong):
 
 @pytest.mark.parametrize("text", ["fedsgd", ""])
 def test_a_preset_that_does_not_exist(text):
-    with pytest.raises(ShoalError, match=f"There is no recipe '{text}', only fedasmu, fedasync, fedavg, ") as refused:
+    with pytest.raises(ShoalError, match=f"There is no recipe '{text}', only {', '.join(presets())}, ") as refused:
         load(text)
     assert refused.value.code == "bad-recipe"
