@@ -18,7 +18,7 @@ from sqlalchemy import select
 from coordinator import api, auth
 from coordinator.fleet import tokens
 from coordinator.fleet.authority import establish, fingerprint
-from coordinator.store.models import Assignment, Refresh, Device, EnrolmentToken, Event
+from coordinator.store.models import Assignment, Device, EnrolmentToken, Event, Refresh
 from coordinator.store.segments import Segments
 from coordinator.training.steward import Steward
 from protocol.messages import EnrolmentReply
