@@ -1,7 +1,7 @@
 """Values as bytes and back: attrs classes made of numbers, strings, tuples, dicts and arrays, bit for bit.
 
-Arrays go into a tensors file, everything else as JSON into one more of them, for it may be large. The types come from the classes, never from the
-bytes, so that nothing but the expected classes can come back.
+Arrays go into a tensors file, everything else as JSON into one more array, for it may be large. The types come from the
+classes, never from the bytes, so that nothing but the expected classes can come back.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 from attrs import evolve
@@ -180,6 +181,11 @@ class TestBlobs:
         fresh = f"/api/v1/device/blobs/{sha256}"
         assert client.get(fresh, headers=basic("pico")).data == b"fresh"
         problem(client.get(fresh, headers=basic("tre")), "not-allowed", 403)
+
+    def test_the_home_may_be_a_relative_path(self, client, url, content, services, home, monkeypatch):
+        monkeypatch.chdir(home)
+        monkeypatch.setattr(services.blobs, "folder", Path("blobs"))
+        assert client.get(url, headers=basic("pico")).data == content
 
     def test_a_broken_download_goes_on_where_it_stopped(self, client, url, content):
         tag = client.get(url, headers=basic("pico")).headers["ETag"]

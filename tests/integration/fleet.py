@@ -192,6 +192,16 @@ class Fleet:
 
 def told(agent: Agent, what: str) -> list[str]:
     """The assignments that an agent's log names in lines of one kind, e.g. ``settled``, in order."""
+    return [assignment for assignment, _ in named(agent, what)]
+
+
+def named(agent: Agent, what: str) -> list[tuple[str, int]]:
+    """The same with the commits these lines name, 0 where they name none."""
     lines = agent.log.read_text(errors="replace").splitlines()
     found = [line.partition(f" {what} assignment=")[2].split() for line in lines]
-    return [words[0] for words in found if words]
+    return [(words[0], _commit(words)) for words in found if words]
+
+
+def _commit(words: list[str]) -> int:
+    numbers = [word.removeprefix("commit=") for word in words if word.startswith("commit=")]
+    return int(numbers[0]) if numbers and numbers[0].isdecimal() else 0
