@@ -40,9 +40,10 @@ def ratio(arguments: Mapping[str, tuple[float, ...]]) -> dict[str, float]:
     found, linear = _curve(*scaled), 0.0
     if found is None:
         found, linear = _slopes(*scaled), 1.0
-    value, error = found
-    error = error if np.isfinite(error) else WIDEST
-    return {"ratio": min(max(value, 1 / WIDEST), WIDEST), "error": min(error, WIDEST), "linear": linear}
+    value = min(max(found[0], 1 / WIDEST), WIDEST)
+    inside = 1.001 / WIDEST < value < 0.999 * WIDEST  # at the edge of what is plausible no error can be told
+    error = found[1] if inside and np.isfinite(found[1]) else WIDEST
+    return {"ratio": value, "error": min(error, WIDEST), "linear": linear}
 
 
 def _model(xy: tuple[Vector, Vector], off: float, A: float, R: float, c: float) -> Vector:

@@ -59,6 +59,11 @@ def test_a_loss_that_is_down_tells_nothing():
     assert abs(fit["ratio"] - 1) <= fit["error"]
 
 
+@pytest.mark.parametrize("speed", [0.001, 100.0])
+def test_a_difference_beyond_belief_tells_nothing(speed):
+    assert ratio(trial(speed))["error"] == WIDEST
+
+
 def test_a_rising_loss_is_answered_with_finite_numbers():
     given = trial(1.0)
     fit = ratio({**given, "loss": given["loss"][::-1]})

@@ -120,7 +120,7 @@ class World:
             known = np.arange(FEATURES) % len(steps) == number
             X = np.linalg.qr(rng.normal(size=(SAMPLES, FEATURES)))[0] * SAMPLES**0.5 * known
             self.devices[name] = Device(name, step, X, X @ truth)
-        setting = Setting("toy", recipe, LAYOUT, cost, 0, None, control)
+        setting = Setting("toy", recipe, LAYOUT, cost, 0, None, control=control)
         self.engine = Engine(setting, {"w": np.zeros(FEATURES, np.float32)})
 
     def loss(self) -> float:
