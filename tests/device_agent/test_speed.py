@@ -16,8 +16,9 @@ from device_agent.settings import Settings
 def test_the_agent_carries_what_the_compiler_makes_today() -> None:
     made = files()
     assert set(made) == {path.name for path in speed._FOLDER.iterdir()}
+    how = "run python -m coordinator.compiler.reference device_agent/reference"
     for name, content in made.items():
-        assert (speed._FOLDER / name).read_bytes() == content, "run python -m coordinator.compiler.reference device_agent/reference"
+        assert (speed._FOLDER / name).read_bytes() == content, how
 
 
 @pytest.mark.parametrize("name", backends())

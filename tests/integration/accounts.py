@@ -46,12 +46,12 @@ def check(server: Server, agents: list[Agent], run: str) -> Counter[str]:
     return Counter(update.outcome for update in updates)
 
 
-def replay(home: Path, run: str) -> int:
+def replay(home: Path, run: str, url: str = "") -> int:
     """Recompute a coordinator's run that is not served from the first input on: every version comes out with the hash
     that the books have, and what a start would recover is the same in every bit of its state. Returns the number of
     versions."""
     blobs = Blobs(home / "blobs")
-    database = Database(sqlite_url(home / "shoal.db"), read_only=True)
+    database = Database(url or sqlite_url(home / "shoal.db"), read_only=True)
 
     def read(segment: int, offset: int, size: int) -> bytes:
         return segments.read(home / "segments", segment, offset, size)

@@ -93,6 +93,8 @@ class Server:
     port: int = field(factory=free_port)
     mqtt_port: int = field(factory=free_port)
     process: subprocess.Popen[bytes] | None = None
+    url: str = ""
+    """Of its database, unless that is the file in its home."""
 
     def start(self) -> None:
         """Return when it answers."""
@@ -108,7 +110,8 @@ class Server:
 
     def launch(self) -> subprocess.Popen[bytes]:
         ports = ("--port", str(self.port), "--mqtt-port", str(self.mqtt_port))
-        command = [*SHOAL, "serve", "--home", str(self.home), *ports, "--heartbeat", "0.3", *self.options]
+        kept = ("--database", self.url) if self.url else ()
+        command = [*SHOAL, "serve", "--home", str(self.home), *ports, "--heartbeat", "0.3", *kept, *self.options]
         with open(self.log, "ab") as log:
             return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=single_threaded())
 
@@ -136,7 +139,7 @@ class Server:
 
     def database(self) -> Database:
         """Beside the coordinator, for reading."""
-        return Database(sqlite_url(self.home / "shoal.db"))
+        return Database(self.url or sqlite_url(self.home / "shoal.db"))
 
     def token(self, group: str, uses: int = 1) -> str:
         return str(self.api.post("tokens", body={"group": group, "uses": uses, "ttl": 600.0})["token"])
