@@ -1,0 +1,42 @@
+"""Blobs of a simulation: what devices would fetch stays in memory, snapshots go to disk."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from coordinator.errors import ShoalError
+from coordinator.store.blobs import Blobs
+
+
+class Attic(Blobs):
+    """``content`` holds what was put without wishing it durable."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.content: dict[str, bytes] = {}
+
+    def put(self, content: bytes, *, durable: bool = False) -> str:
+        if durable:
+            return super().put(content, durable=True)
+        sha256 = hashlib.sha256(content).hexdigest()
+        self.content[sha256] = content
+        return sha256
+
+    def has(self, sha256: str, size: int | None = None) -> bool:
+        known = self.content.get(sha256)
+        return super().has(sha256, size) if known is None else size in (None, len(known))
+
+    def get(self, sha256: str) -> bytes:
+        known = self.content.get(sha256)
+        return super().get(sha256) if known is None else known
+
+    def size(self, sha256: str) -> int:
+        """Bytes of what is in memory; ShoalError not-found."""
+        if sha256 not in self.content:
+            raise ShoalError("not-found", f"There is no blob {sha256}")
+        return len(self.content[sha256])
+
+    def remove(self, sha256: str) -> None:
+        if self.content.pop(sha256, None) is None:
+            super().remove(sha256)
