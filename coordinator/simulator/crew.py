@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -60,7 +61,7 @@ def simulate(experiment: Experiment, seed: int, folder: Path, told: Told) -> str
     try:
         rehearsal = open_rehearsal(prepare(experiment), seed, home)
         try:
-            outcome = rehearsal.run(lambda world: told(report(seed, world)), lambda: stop[0])
+            outcome = rehearsal.run(lambda world: _tell(told, report(seed, world), stop), lambda: stop[0])
         finally:
             rehearsal.close()
         if outcome.result is None:
@@ -70,6 +71,13 @@ def simulate(experiment: Experiment, seed: int, folder: Path, told: Told) -> str
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _tell(told: Told, said: Report, stop: list[bool]) -> None:
+    try:
+        told(said)
+    except BrokenPipeError:  # nobody listens any more: keep what there is
+        stop[0] = True
 
 
 def report(seed: int, world: World) -> Report:
@@ -167,10 +175,10 @@ def _work(experiment: str, seed: int, folder: str, pipe: Connection) -> None:
 
     try:
         state = simulate(Experiment(**json.loads(experiment)), seed, Path(folder), told)
-        told(Report(seed, state, 1.0 if state == "done" else 0.0))
+        last = Report(seed, state, 1.0 if state == "done" else 0.0)
     except ShoalError as error:
-        told(Report(seed, "failed", text=error.detail))
+        last = Report(seed, "failed", text=error.detail)
     except Exception as error:  # the parent says it to whoever looks
-        told(Report(seed, "failed", text=f"{type(error).__name__}: {error}"))
-    finally:
-        pipe.close()
+        last = Report(seed, "failed", text=f"{type(error).__name__}: {error}")
+    with suppress(BrokenPipeError), pipe:
+        told(last)
