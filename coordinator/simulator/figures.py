@@ -24,10 +24,10 @@ STATES: Final = {"training": "#0b7a75", "transfer": "#2668a8", "waiting": "#e3b3
 GRID: Final = 240
 """Points of a mean curve."""
 AXES: Final = {
-    "time": "hours since the beginning",
+    "time": "{} since the beginning",
     "version": "version",
     "bytes": "MB down and up, all devices",
-    "device time": "device-hours of training",
+    "device time": "{} of training, all devices",
 }
 
 Floats = NDArray[np.float64]
@@ -42,6 +42,8 @@ def accuracy(comparison: Comparison, axis: str) -> Any:
         across, rows = _resampled(entry, axis)
         if not len(across):
             continue
+        if axis not in ("version", "bytes"):
+            across = across / _unit(comparison, axis)[0]
         columns = {
             "x": across,
             "mean": rows.mean(0),
@@ -57,7 +59,7 @@ def accuracy(comparison: Comparison, axis: str) -> Any:
         items.append(LegendItem(label=entry.label, renderers=[line]))
     plot.add_layout(Span(location=comparison.target, dimension="width", line_color=TONES["mute"], line_dash="dashed"))
     plot.yaxis.formatter = NumeralTickFormatter(format="0 %")
-    plot.xaxis.axis_label = AXES[axis]
+    plot.xaxis.axis_label = AXES[axis] if axis in ("version", "bytes") else AXES[axis].format(_unit(comparison, axis)[1])
     _legend(plot, items)
     return plot
 
@@ -77,7 +79,7 @@ def work(comparison: Comparison) -> Any:
     plot.x_range.start, plot.x_range.end = 0, 1
     plot.xaxis.formatter = NumeralTickFormatter(format="0 %")
     plot.ygrid.visible = False
-    _legend(plot, [LegendItem(label=state, renderers=[bar]) for state, bar in zip(STATES, bars, strict=True)])
+    _legend(plot, [LegendItem(label=state, renderers=[bar]) for state, bar in zip(STATES, bars, strict=True)], 4)
     return plot
 
 
@@ -89,18 +91,20 @@ def widths(entry: Entry) -> Any:
     total = np.maximum(np.sum([counts[name] for name in names], axis=0), 1) if names else np.ones(1)
     columns: dict[str, Any] = {f"w{n}": np.array(counts[name]) / total for n, name in enumerate(names)}
     number = len(total)
-    columns["x"] = (np.arange(number) + 0.5) * spans / 3600
+    factor, unit = _span(number * spans)
+    columns["x"] = (np.arange(number) + 0.5) * spans / factor
     plot = charts.plot(TONES, 220)
     shades = SHADES[-len(names) :] if len(names) <= len(SHADES) else [SHADES[-1]] * len(names)
     stacked = plot.vbar_stack(
-        [f"w{n}" for n in range(len(names))], x="x", width=0.9 * spans / 3600, source=ColumnDataSource(columns),
+        [f"w{n}" for n in range(len(names))], x="x", width=0.9 * spans / factor, source=ColumnDataSource(columns),
         color=list(shades),
     )  # fmt: skip
     charts.explain(plot, stacked, [(f"Width {name}", f"@w{n}{{0 %}}") for n, name in enumerate(names)])
-    plot.xaxis.axis_label = AXES["time"]
+    plot.xaxis.axis_label = AXES["time"].format(unit)
     plot.yaxis.formatter = NumeralTickFormatter(format="0 %")
     plot.y_range.start, plot.y_range.end = 0, 1
-    _legend(plot, [LegendItem(label=f"{float(n):g}", renderers=[one]) for n, one in zip(names, stacked, strict=True)])
+    items = [LegendItem(label=f"{float(n):g}", renderers=[one]) for n, one in zip(names, stacked, strict=True)]
+    _legend(plot, items, 8)
     return plot
 
 
@@ -201,7 +205,21 @@ def _across(curve: dict[str, Any], axis: str) -> Floats:
         return np.array(curve["version"], np.float64)
     if axis == "bytes":
         return (np.array(curve["bytes_up"], np.float64) + np.array(curve["bytes_down"], np.float64)) / 1e6
-    return np.array(curve["seconds" if axis == "time" else "training"], np.float64) / 3600
+    return np.array(curve[_seconds_of(axis)], np.float64)
+
+
+def _seconds_of(axis: str) -> str:
+    return "seconds" if axis == "time" else "training"
+
+
+def _unit(comparison: Comparison, axis: str) -> tuple[float, str]:
+    """What an axis of seconds is shown in."""
+    curves = [found["curve"][_seconds_of(axis)] for entry in comparison.entries for found in entry.results.values()]
+    return _span(max((curve[-1] for curve in curves if curve), default=0.0))
+
+
+def _span(seconds: float) -> tuple[float, str]:
+    return (1, "seconds") if seconds < 180 else (60, "minutes") if seconds < 10_800 else (3600, "hours")
 
 
 def _mean_share(entry: Entry, state: str) -> float:
@@ -217,12 +235,12 @@ def _first(entry: Entry) -> dict[str, Any]:
     return entry.results[min(entry.results)]
 
 
-def _legend(plot: Any, items: Sequence[LegendItem]) -> None:
+def _legend(plot: Any, items: Sequence[LegendItem], columns: int = 3) -> None:
     """Above the figure, where it hides nothing."""
     legend = Legend(
         items=list(items), orientation="horizontal", border_line_color=None, background_fill_color=None,
         label_text_font="system-ui, sans-serif", label_text_font_size="11px", label_text_color=TONES["mute"],
         padding=2, margin=2, spacing=12, glyph_width=16,
     )  # fmt: skip
-    legend.ncols = 4
+    legend.ncols = columns
     plot.add_layout(legend, "above")

@@ -165,9 +165,11 @@ class Energy:
 
 @frozen(kw_only=True)
 class Group:
-    """Devices alike. ``share`` is a weight among the groups, ``links`` are dealt out in turn."""
+    """Devices alike. ``share`` is a weight among the groups, ``links`` are dealt out in turn; ``label`` is what recipes
+    call the group, its name where nothing else is said."""
 
     name: str
+    label: str
     share: float = 1.0
     memory_mb: float = 0.0
     compute: Compute = Compute(mflops=1000.0)
@@ -242,10 +244,13 @@ def parse(text: str, folder: Path) -> Population:
 
 def _group(table: Mapping[str, Any], number: int, folder: Path) -> Group:
     where = f"group {table.get('name', number)!r}"
-    _known(table, {"name", "share", "memory_mb", "compute", "link", "availability", "energy"}, where)
+    _known(table, {"name", "label", "share", "memory_mb", "compute", "link", "availability", "energy"}, where)
     name = table.get("name")
     if not isinstance(name, str) or not 1 <= len(name) <= 40:
         raise _wrong(f"{where}: name is {name!r}, expected 1 to 40 characters")
+    label = table.get("label", name)
+    if not isinstance(label, str) or len(label) > 80:
+        raise _wrong(f"{where}: label is {label!r}, expected up to 80 characters")
     numbers = {key: table.get(key, 1.0 if key == "share" else 0.0) for key in ("share", "memory_mb")}
     for key, value in numbers.items():
         if type(value) not in (int, float) or not 0 <= value <= 1e7 or (key == "share" and not value):
@@ -259,6 +264,7 @@ def _group(table: Mapping[str, Any], number: int, folder: Path) -> Group:
     links = links if isinstance(links, list) and links else [links]
     return Group(
         name=name,
+        label=label,
         share=float(numbers["share"]),
         memory_mb=float(numbers["memory_mb"]),
         compute=compute,

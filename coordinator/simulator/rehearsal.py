@@ -159,7 +159,7 @@ def open_rehearsal(prepared: Prepared, seed: int, home: Path, *, keeps: bool = T
     record = Record(home / "record.jsonl" if keeps else None, past)
     world = World(desk, Bench(attic), prepared.until, record)
     world.boards = muster(prepared, dealt, costs(prepared.spec), seed, world)
-    desk.groups.update({id: board.group.name for id, board in world.boards.items()})
+    desk.groups.update({id: board.group.label for id, board in world.boards.items()})
     rehearsal = Rehearsal(prepared, seed, home, database, session, live, attic, pace, world, keeps)
     if past is None:
         _enrol(session, live, world)
@@ -203,7 +203,7 @@ def _enrol(session: Session, live: LiveRun, world: World) -> None:
         {
             "id": id,
             "name": id,
-            "group": board.group.name,
+            "group": board.group.label,
             "capability": {},
             "enrolled_at": BEGIN,
             "status": "offline",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from html import escape
 from typing import Any, Final
 
@@ -15,7 +16,7 @@ TITLES: Final = {
     "seconds": "virtual time",
     "version": "versions",
     "bytes": "bytes",
-    "training": "device-seconds",
+    "training": "device time",
     "joules": "energy",
 }
 MOST: Final = 8
@@ -29,6 +30,7 @@ main { max-width: 1240px; margin: 0 auto; padding: 20px 18px 40px; display: grid
 h1 { font-size: 20px; margin: 0 } h2 { font-size: 14px; margin: 0 0 8px } p { margin: 0; color: var(--mute) }
 section { background: #fff; border: 1px solid var(--line); border-radius: 8px; padding: 12px 14px; min-width: 0 }
 .two { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 460px), 1fr)); gap: 14px }
+.three { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 340px), 1fr)); gap: 14px }
 .scroll { overflow-x: auto }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums }
 th, td { padding: 5px 10px; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap }
@@ -48,23 +50,24 @@ def html(comparison: Comparison) -> str:
         plots[f"widths{number}"] = figures.widths(entry)
         plots[f"timeline{number}"] = figures.timeline(entry)
     script, divs = components(plots)
-    cards = [_card(f"Accuracy by {axis}", divs[axis]) for axis in figures.AXES]
+    curves = [_card(f"Accuracy by {axis}", divs[axis]) for axis in figures.AXES]
     shares = [
         _card("What devices spent their time on", divs["work"]),
         _card("Updates at most so stale", divs["staleness"]),
         _card("Accuracy on every device's own samples, worst first", divs["fairness"]),
     ]
+    each = []
     for number, entry in enumerate(comparison.entries[:MOST]):
         name = f"{escape(entry.label)}, seed {min(entry.results)}"
-        shares.append(_card(f"Widths over time: {name}", divs[f"widths{number}"]))
-        shares.append(_card(f"Work: {name}", divs[f"timeline{number}"]))
+        each.append(_card(f"Widths over time: {name}", divs[f"widths{number}"]))
+        each.append(_card(f"Work: {name}", divs[f"timeline{number}"]))
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>Simulations compared</title><style>{_STYLE}</style>{INLINE.render()}</head>
 <body><main><h1>Simulations compared</h1><p>{_about(comparison)}</p>
 <section class="scroll"><h2>To accuracy {comparison.target:.4g}</h2>{_costs(comparison)}</section>
 <section class="scroll"><h2>Against {escape(comparison.entries[0].label)}</h2>{_ratios(comparison)}</section>
-<div class="two">{"".join(cards)}</div><div class="two">{"".join(shares)}</div>
+<div class="two">{"".join(curves)}</div><div class="three">{"".join(shares)}</div><div class="two">{"".join(each)}</div>
 <section class="scroll"><h2>What was simulated</h2>{_given(comparison)}</section>
 </main>{script}</body></html>
 """
@@ -73,9 +76,11 @@ def html(comparison: Comparison) -> str:
 def shown(name: str, spread: Spread) -> str:
     """A cost as people read it, with its deviation over the seeds."""
     factor, unit = _unit(name, spread.mean)
-    text = f"{spread.mean / factor:.3g}"
+    mean = spread.mean / factor
+    digits = max(0, 2 - math.floor(math.log10(mean))) if mean > 0 else 0
+    text = f"{mean:.{digits}f}"
     if spread.deviation is not None:
-        text += f" ± {spread.deviation / factor:.2g}"
+        text += f" ± {spread.deviation / factor:.{digits}f}"
     return f"{text} {unit}".strip()
 
 
