@@ -12,11 +12,9 @@ from coordinator.cli.db import located, opened
 from coordinator.errors import ShoalError
 
 
-@click.command(
-    "replay-trace", epilog="Example:  shoal replay-trace digits-1 -o last-week.toml; shoal simulate … --population last-week.toml"
-)
+@click.command("replay-trace", epilog="Example:  shoal replay-trace digits-1 -o last-week.toml")
 @click.argument("run", metavar="RUN")
-@click.option("-o", "--out", type=click.Path(path_type=Path), help="Write the population to this file (default: print).")
+@click.option("-o", "--out", type=click.Path(path_type=Path), help="File of the population (default: print it).")
 @click.option("--verify", is_flag=True, help="Replay the run's journal as well, and compare every version's hash.")
 @home_option
 def replay_trace(home: Path | None, run: str, out: Path | None, verify: bool) -> None:

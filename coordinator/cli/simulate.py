@@ -32,7 +32,10 @@ from coordinator.errors import ShoalError
     "--every", type=click.FloatRange(0, 1), default=0.01, show_default=True,
     help="Measure versions that are this share of the time gone by apart; 0: all.",
 )  # fmt: skip
-@click.option("--engine", type=click.Choice(["processes", "ray"]), default="processes", show_default=True)
+@click.option(
+    "--engine", type=click.Choice(["processes", "inline"]), default="processes", show_default=True,
+    help="A process for each seed, or one after the other in this one.",
+)  # fmt: skip
 @click.option("--cores", type=click.IntRange(1), default=os.cpu_count() or 1, show_default=True)
 def simulate(**options: Any) -> None:
     """Simulate RECIPE: the coordinator's engine and the device's session in virtual time, training for real.
@@ -100,12 +103,8 @@ def _run(experiment: Any, folder: Path, seeds: list[int], engine: str, cores: in
         def told(said: Report) -> None:
             bar.update(tasks[said.seed], completed=said.share, state=_line(said))
 
-        crew: Any = Crew(experiment, folder, cores)
-        if engine == "ray":
-            from coordinator.simulator.cluster import RayCrew
-
-            crew = RayCrew(experiment, folder, cores)
-        return bool(crew.run(seeds, told))
+        crew = Crew(experiment, folder, cores)
+        return crew.run(seeds, told) if engine == "processes" else crew.run_here(seeds, told)
 
 
 def _line(said: Any) -> str:

@@ -1,4 +1,4 @@
-"""Where devices train: really, by the device's own trainer, on a clock that says what their own boards would have taken.
+"""Where devices train: really, by the device's own trainer, on a clock that says what their own boards would take.
 
 One interpreter per artifact serves the whole fleet: a device's training begins by loading its weights.
 """

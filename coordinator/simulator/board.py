@@ -7,11 +7,13 @@ from collections.abc import Callable
 from random import Random
 from typing import Any, Protocol
 
-from attrs import define, evolve, field, frozen
+from attrs import evolve
 
+from coordinator.simulator.account import Account, Tally
 from coordinator.simulator.bench import Trained
 from coordinator.simulator.conditions import Presence, Speed, Wire
 from coordinator.simulator.population import Group
+from coordinator.simulator.spool import Spool, Spooled
 from device_agent import feedback
 from device_agent.conversation import (
     Acknowledged,
@@ -31,7 +33,6 @@ from device_agent.conversation import (
     Progressed,
     Publish,
     Received,
-    Saved,
     Settle,
     Tick,
     Train,
@@ -39,7 +40,7 @@ from device_agent.conversation import (
 from device_agent.conversation import Trained as Ready
 from device_agent.dataset import Dataset
 from device_agent.session import Session
-from protocol.messages import Assignment, CheckIn, Chunk, DeviceEvent, Message, Receipt, Retry, Update
+from protocol.messages import Assignment, CheckIn, Chunk, Message, Receipt, Retry, Update
 from protocol.topics import CHANNELS
 from protocol.wire import decode, frame, unframe
 
@@ -74,44 +75,6 @@ class Fleet(Protocol):
         """Of all boards."""
 
 
-@define
-class Tally:
-    """Seconds training, transferring, away and, connected, doing nothing of it; bytes with their framing; joules."""
-
-    training: float = 0.0
-    transfer: float = 0.0
-    waiting: float = 0.0
-    away: float = 0.0
-    bytes_up: int = 0
-    bytes_down: int = 0
-    joules: float = 0.0
-    crashes: int = 0
-
-
-@frozen
-class Spooled:
-    """An update without a receipt. ``sent`` is the share of it that has arrived."""
-
-    update: Update
-    body: bytes = field(repr=False)
-    region: str = field(repr=False)
-
-
-@define
-class Spool:
-    """What survives a crash."""
-
-    held: Assignment | None = None
-    updates: dict[tuple[str, int], Spooled] = field(factory=dict)
-    residual: bytes | None = None
-    events: dict[int, DeviceEvent] = field(factory=dict)
-    finished: list[str] = field(factory=list)
-
-    def saved(self) -> Saved:
-        updates = tuple((one.update, one.body) for one in self.updates.values())
-        return Saved(self.held, updates, dict(self.events), tuple(self.finished[-64:]))
-
-
 class Board:
     """A device. All times are virtual seconds since 1970."""
 
@@ -127,7 +90,7 @@ class Board:
     ) -> None:
         self.id, self.group, self.dataset = id, group, dataset
         self.speed, self._wire, self._presence = conditions
-        self.tally = Tally()
+        self.account = Account(group.energy, fleet.spent)
         self.spool = Spool()
         self._offer, self._chance, self._fleet = offer, chance, fleet
         self._session: Session | None = None
@@ -141,15 +104,13 @@ class Board:
         self._fetching: tuple[Assignment, int, float, float] | None = None  # size, begin, end
         self._connection = 0
         self._working = 0
-        self._since = 0.0
-        self._level = group.energy.battery_wh * 3600
         self._flat = False
 
     # -- coming and going ----------------------------------------------------------------------------------------
 
     def start(self, now: float) -> None:
         """Switched on for the first time."""
-        self._since = now
+        self.account.since = now
         self._boot(now)
         self._look(now)
         crash = self._presence.crash(now)
@@ -201,7 +162,7 @@ class Board:
     def _crash(self, now: float) -> None:
         """The power is cut: what is in memory is lost, the spool is not."""
         if self._session is not None:
-            self.tally.crashes += 1
+            self.account.own.crashes += 1
             if self._online:
                 self._disconnect(now)
             self._account(now)
@@ -302,7 +263,7 @@ class Board:
 
     def _say(self, leaf: str, payload: bytes, tag: Any, now: float) -> None:
         """A short message: it takes its time, but nothing waits for it."""
-        self._count(len(payload), 0)
+        self.account.count(len(payload), 0)
         message, connection = decode(CHANNELS[leaf].message, payload), self._connection
         arrival = now + self._wire.message(len(payload))
 
@@ -337,7 +298,7 @@ class Board:
             self._working -= 1
             del self._sending[key]
             self._spend(0.0, end - begin, at)
-            self._count(left, 0)
+            self.account.count(left, 0)
             spooled = self.spool.updates.get(key)
             if spooled is not None:
                 self._sent[key] = 1.0
@@ -366,7 +327,7 @@ class Board:
             self._working -= 1
             self._fetching = None
             self._spend(0.0, left, at)
-            self._count(0, size)
+            self.account.count(0, size)
             self._handle(Fetched(assignment.id, left, size), at)
 
         self._fleet.at(now + left, arrive)
@@ -399,44 +360,18 @@ class Board:
     # -- accounts ------------------------------------------------------------------------------------------------
 
     def _account(self, now: float) -> None:
-        """Time since the last change was waiting, or away."""
-        gone, self._since = now - self._since, now
-        if not self._online and not self._working:
-            self.tally.away += gone
-        elif not self._working:
-            self.tally.waiting += gone
-        energy = self.group.energy
-        if energy.battery_wh:
-            self._level += gone * (energy.charging_watts - energy.idle_watts)
-            self._level = min(self._level, energy.battery_wh * 3600)
+        self.account.until(now, self._online, self._working > 0)
 
     def _spend(self, training: float, transfer: float, now: float) -> None:
-        """What was done, and what it took out of the battery."""
-        energy = self.group.energy
-        joules = training * energy.training_watts + transfer * energy.transfer_watts
-        for tally in (self.tally, self._fleet.spent):
-            tally.training += training
-            tally.transfer += transfer
-            tally.joules += joules
-        if energy.battery_wh:
-            self._level -= joules
-            if self._level < 0 and not self._flat:
-                self._run_down(now)
-
-    def _count(self, up: int, down: int) -> None:
-        for tally in (self.tally, self._fleet.spent):
-            tally.bytes_up += up
-            tally.bytes_down += down
+        self.account.spend(training, transfer)
+        if self.account.empty and not self._flat:
+            self._run_down(now)
 
     def _run_down(self, now: float) -> None:
         """The battery is empty: away until half of it is filled again."""
         self._flat = True
         if self._online:
             self._disconnect(now)
-        energy = self.group.energy
-        gain = energy.charging_watts - energy.idle_watts
-        if gain <= 0:
-            return
 
         def charged(at: float) -> None:
             self._account(at)
@@ -444,10 +379,10 @@ class Board:
             if self._session is not None and not self._online and self._presence.there(at):
                 self._connect(at)
 
-        self._fleet.at(now + (energy.battery_wh * 1800 - self._level) / gain, charged)
+        if (filled := self.account.charging) < math.inf:
+            self._fleet.at(now + filled, charged)
 
 
 def _chunk_head(update: Update) -> int:
     chunk = Chunk(assignment=update.assignment, commit=update.commit, index=update.size // update.chunk)
     return len(frame(chunk, b""))
-

@@ -136,7 +136,8 @@ def _trace(path: str) -> Trace:
     try:
         table = np.loadtxt(Path(path), delimiter=",", ndmin=2, comments="#", dtype=np.float64)
     except (OSError, ValueError) as error:
-        raise ShoalError("bad-request", f"The trace {path} is no CSV of seconds, down and up in kbit/s: {error}") from error
+        sentence = f"The trace {path} is no CSV of seconds, down and up in kbit/s: {error}"
+        raise ShoalError("bad-request", sentence) from error
     if table.shape[1] != 3 or len(table) < 2 or not np.isfinite(table).all() or (np.diff(table[:, 0]) <= 0).any():
         raise ShoalError("bad-request", f"The trace {path} needs rows of seconds (ascending), down and up in kbit/s")
     if (table[:, 1:] < 0).any() or not table[:, 1:].any(axis=0).all():

@@ -121,6 +121,18 @@ class Crew:
             raise
         return all(state == "done" for state in states)
 
+    def run_here(self, seeds: Sequence[int], told: Told) -> bool:
+        """One after the other in this process; False when Ctrl-C has ended one."""
+        for seed in seeds:
+            if seed in finished(self.folder, seeds):
+                continue
+            state = simulate(self.experiment, seed, self.folder, told)
+            told(Report(seed, state, 1.0 if state == "done" else 0.0))
+            if state != "done":
+                return False
+            self._clear(seed)
+        return True
+
     def _begin(self, seed: int) -> None:
         context = multiprocessing.get_context("spawn")
         mine, theirs = context.Pipe(duplex=False)
@@ -151,10 +163,14 @@ class Crew:
                 process.join()
                 del self._running[seed]
                 if said.state == "done":
-                    gathering.gather(self.folder, seed)
-                    shutil.rmtree(self.folder / f"seed-{seed}", ignore_errors=True)
+                    self._clear(seed)
                 ended.append(said.state)
         return ended
+
+    def _clear(self, seed: int) -> None:
+        """What the seed wrote goes to where all of them are; its own folder is not needed any more."""
+        gathering.gather(self.folder, seed)
+        shutil.rmtree(self.folder / f"seed-{seed}", ignore_errors=True)
 
     def _end(self, told: Told) -> None:
         """Ask all to stop, and wait for their checkpoints."""

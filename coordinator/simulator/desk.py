@@ -1,4 +1,4 @@
-"""The coordinator's side of a simulation: messages become inputs of the live engine, its effects become rows and answers.
+"""The coordinator's side of a simulation: messages become inputs of the live engine, its effects rows and answers.
 
 What the steward does over MQTT and with fsyncs happens here at once and in memory; the engine, the strategies, the
 ledger and the evaluation are the live ones. A new effect of the engine is one more case in :meth:`Desk._follow`.

@@ -198,4 +198,5 @@ def _same(path: Path, experiment: Experiment) -> None:
     mine = experiment.to_json()
     differing = [name for name in mine if there.get(name) != mine[name]]
     if differing:
-        raise ShoalError("conflict", f"{path.parent} holds another experiment (its {differing[0]} differs): name another")
+        sentence = f"{path.parent} holds another experiment (its {differing[0]} differs): name another folder"
+        raise ShoalError("conflict", sentence)

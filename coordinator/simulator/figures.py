@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
-from bokeh.models import ColumnDataSource, FactorRange, Legend, LegendItem, NumeralTickFormatter
+from bokeh.models import ColumnDataSource, FactorRange, NumeralTickFormatter
+from bokeh.models.annotations import Legend, LegendItem
 from bokeh.models.annotations.geometry import Span
 from numpy.typing import NDArray
 
@@ -42,8 +43,7 @@ def accuracy(comparison: Comparison, axis: str) -> Any:
         across, rows = _resampled(entry, axis)
         if not len(across):
             continue
-        if axis not in ("version", "bytes"):
-            across = across / _unit(comparison, axis)[0]
+        across = across / _unit(comparison, axis)[0]
         columns = {
             "x": across,
             "mean": rows.mean(0),
@@ -59,7 +59,7 @@ def accuracy(comparison: Comparison, axis: str) -> Any:
         items.append(LegendItem(label=entry.label, renderers=[line]))
     plot.add_layout(Span(location=comparison.target, dimension="width", line_color=TONES["mute"], line_dash="dashed"))
     plot.yaxis.formatter = NumeralTickFormatter(format="0 %")
-    plot.xaxis.axis_label = AXES[axis] if axis in ("version", "bytes") else AXES[axis].format(_unit(comparison, axis)[1])
+    plot.xaxis.axis_label = AXES[axis].format(_unit(comparison, axis)[1])
     _legend(plot, items)
     return plot
 
@@ -70,7 +70,7 @@ def work(comparison: Comparison) -> Any:
     columns: dict[str, list[Any]] = {"label": labels}
     for state in STATES:
         columns[state] = [_mean_share(entry, state) for entry in comparison.entries]
-    plot = charts.plot(TONES, 70 + 34 * len(labels), y_range=FactorRange(*reversed(labels)))
+    plot = charts.plot(TONES, 70 + 34 * len(labels), y_range=FactorRange(factors=labels[::-1]))
     bars = plot.hbar_stack(
         list(STATES), y="label", height=0.62, source=ColumnDataSource(columns), color=list(STATES.values())
     )
@@ -172,7 +172,7 @@ def timeline(entry: Entry) -> Any:
         "width": [f"{bar[3]:g}" for bar in shown],
         "outcome": [bar[4] for bar in shown],
     }
-    plot = charts.plot(TONES, 62 + 15 * max(3, len(lanes)), y_range=FactorRange(*reversed(lanes)))
+    plot = charts.plot(TONES, 62 + 15 * max(3, len(lanes)), y_range=FactorRange(factors=lanes[::-1]))
     drawn = plot.hbar(
         "lane", left="left", right="right", height=0.72, fill_color="colour", fill_alpha="alpha",
         line_color=TONES["card"], line_width=0.6, source=ColumnDataSource(columns),
@@ -213,7 +213,9 @@ def _seconds_of(axis: str) -> str:
 
 
 def _unit(comparison: Comparison, axis: str) -> tuple[float, str]:
-    """What an axis of seconds is shown in."""
+    """What an axis of seconds is shown in; others stay as they are."""
+    if axis in ("version", "bytes"):
+        return 1, ""
     curves = [found["curve"][_seconds_of(axis)] for entry in comparison.entries for found in entry.results.values()]
     return _span(max((curve[-1] for curve in curves if curve), default=0.0))
 

@@ -121,7 +121,7 @@ def fitted(collection: Collection, spec: ModelSpec) -> Array:
 
 
 def deal(collection: Collection, devices: int, split: str, held_out: str, seed: int) -> Dealt:
-    """Who gets what. ``held_out`` is a share (``0.2``), people (``5,17,25``) or nothing where the file has a test set."""
+    """Who gets what. ``held_out`` is a share (``0.2``), people (``5,17,25``) or empty where the file has a test set."""
     test = _held_out(collection, held_out, generator(seed, "held out"))
     train = np.setdiff1d(np.arange(len(collection.y)), test)
     if devices > len(train):

@@ -32,7 +32,7 @@ _FIGURES = ("samples", "steps", "loss", "accuracy", "squared_gradient", "squared
 
 @frozen
 class Checkpoint:
-    """The state after ``steps`` steps of the world and ``entries`` entries of the record, but for the engine's snapshot.
+    """The state after ``steps`` steps of the world and ``entries`` of the record, but for the engine's snapshot.
 
     ``residuals`` by device; ``bodies``, ``regions`` and ``left`` (residuals to be) by assignment, of updates under way;
     ``blobs`` by name; ``idle`` and ``measured`` as the desk knows them.

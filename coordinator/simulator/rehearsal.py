@@ -142,7 +142,7 @@ class Rehearsal:
 
 
 def open_rehearsal(prepared: Prepared, seed: int, home: Path, *, keeps: bool = True) -> Rehearsal:
-    """A new one, or where an interrupted one in ``home`` was at its last checkpoint. Without ``keeps`` none are made."""
+    """A new one, or where one in ``home`` was at its last checkpoint. Without ``keeps`` none are made."""
     home.mkdir(parents=True, exist_ok=True)
     database = Database(sqlite_url(home / "shoal.db"))
     database.upgrade()
@@ -170,7 +170,8 @@ def open_rehearsal(prepared: Prepared, seed: int, home: Path, *, keeps: bool = T
 
 
 def _past(session: Session, live: LiveRun, home: Path) -> Checkpoint | None:
-    newest = select(models.Snapshot.seq).where(models.Snapshot.run_id == live.id).order_by(models.Snapshot.seq.desc())
+    mine = models.Snapshot.run_id == live.id
+    newest = select(models.Snapshot.seq).where(mine).order_by(models.Snapshot.seq.desc())
     entries = session.scalar(newest.limit(1))
     return None if entries is None else records.load(home / f"checkpoint-{entries}")
 

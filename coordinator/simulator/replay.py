@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from statistics import fmean, pstdev
 from typing import Any, Final
 
@@ -102,13 +103,8 @@ def versions(session: Session, blobs: Blobs, read: Read, run: str) -> Iterator[t
         raise ShoalError("not-found", f"There is no run {run[:80]!r}")
     spec = ModelSpec.from_json(session.scalars(select(models.Model.spec).filter_by(id=row.model_id)).one())
     engine = LiveRun(row, spec, None, blobs).engine
-    ledger = dict(
-        session.execute(
-            select(models.ModelVersion.version, models.ModelVersion.sha256).where(models.ModelVersion.run_id == run)
-        )
-        .tuples()
-        .all()
-    )
+    numbered = select(models.ModelVersion.version, models.ModelVersion.sha256).where(models.ModelVersion.run_id == run)
+    ledger = {version.version: version.sha256 for version in session.execute(numbered)}
     inputs = session.execute(select(models.Input).filter_by(run_id=run).order_by(models.Input.seq)).scalars()
     seen = 0
     for entry in inputs:
@@ -130,7 +126,7 @@ def _of(device: Device, updates: list[tuple[Update, dict[str, Any]]], on: float,
     logs = [math.log(one / fmean(times)) for times in by_width.values() for one in times]
     down = [u.bytes_down * BITS / u.seconds_download for u, _ in updates if u.seconds_download > 0 and u.bytes_down]
     # The seconds of an upload travel with the next update.
-    pairs = [(before.bytes_up, after.seconds_upload) for (before, _), (after, _) in zip(updates, updates[1:], strict=False)]
+    pairs = [(before.bytes_up, after.seconds_upload) for (before, _), (after, _) in pairwise(updates)]
     up = [size * BITS / seconds for size, seconds in pairs if seconds]
     deviations = [pstdev(rates) / fmean(rates) for rates in (down, up) if len(rates) >= LEAST]
     return Conditions(
@@ -158,6 +154,6 @@ def _presence(session: Session, device: str, run: Run) -> tuple[float, float]:
         there = row.new not in ("offline", "late", "revoked")
         if not turns or turns[-1][0] != there:
             turns.append((there, row.at))
-    spans = [(there, after - at) for (there, at), (_, after) in zip(turns, turns[1:], strict=False)]
+    spans = [(there, after - at) for (there, at), (_, after) in pairwise(turns)]
     on, away = ([span for there, span in spans if there == wanted and span > 0] for wanted in (True, False))
     return (fmean(on), fmean(away)) if on and away else (0.0, 0.0)

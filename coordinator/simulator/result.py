@@ -137,7 +137,7 @@ def _devices(work: Any, world: World, own: dict[str, float]) -> list[dict[str, A
                 "share": round(sum(row.weight or 0.0 for row in rows) / total, 6),
                 "mean_width": round(sum(row.width for row in rows) / len(rows), 4) if rows else None,
                 "accuracy": own.get(id),
-                **{name: round(value, 3) for name, value in asdict(board.tally).items()},
+                **{name: round(value, 3) for name, value in asdict(board.account.own).items()},
             }
         )
     return found

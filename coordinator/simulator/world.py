@@ -11,8 +11,9 @@ from typing import Final
 
 from attrs import define, field, frozen
 
+from coordinator.simulator.account import Tally
 from coordinator.simulator.bench import Bench, Trained
-from coordinator.simulator.board import Board, Tally
+from coordinator.simulator.board import Board
 from coordinator.simulator.desk import Answer, Desk
 from coordinator.simulator.record import Record
 from coordinator.simulator.until import Until

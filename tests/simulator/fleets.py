@@ -23,7 +23,7 @@ energy = { training_watts = 6, battery_wh = 0.002, charging_watts = 4.0 }
 """Devices that slow down, come and go, crash and run out of battery."""
 
 
-def experiment(folder: Path, *, recipe: str = "whale-fl", until: str = "4s", population: str = "", **given) -> Experiment:
+def experiment(folder: Path, *, recipe="whale-fl", until="4s", population="", **given) -> Experiment:
     """Of digits; on the rough fleet unless a population is named."""
     path = folder / "rough.toml"
     path.write_text(ROUGH)

@@ -6,9 +6,9 @@ from itertools import count
 
 import pytest
 from sqlalchemy import func, select
-from tests.simulator.fleets import experiment, rehearsal, run
 
 from coordinator.store import models
+from tests.simulator.fleets import experiment, rehearsal, run
 
 SPENT = ("real_seconds", "updates_per_second")
 
@@ -41,7 +41,7 @@ def test_what_was_interrupted_goes_on_to_the_result_it_would_have_had(tmp_path):
     wanted = experiment(tmp_path)
     whole = run(wanted, tmp_path / "whole")
     result, stops = None, 0
-    for steps in (150, 333, 1, 200, 10**9):
+    for steps in (150, 200, 1, 100, 10**9):
         going = rehearsal(wanted, tmp_path / "parts", keeps=True)
         result = going.run(lambda world: None, interrupted_after(steps)).result
         going.close()

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from attrs import evolve
 from sqlalchemy import delete
-from tests.training.house import House
 
 from coordinator.errors import ShoalError
 from coordinator.settings import sqlite_url
@@ -16,6 +15,7 @@ from coordinator.simulator import population, replay
 from coordinator.store.database import Database
 from coordinator.store.models import Input
 from protocol.messages import Timings
+from tests.training.house import House
 
 DOWN, UP = 0.5, 2.0
 
