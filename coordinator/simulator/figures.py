@@ -242,7 +242,7 @@ def _legend(plot: Any, items: Sequence[LegendItem], columns: int = 3) -> None:
     legend = Legend(
         items=list(items), orientation="horizontal", border_line_color=None, background_fill_color=None,
         label_text_font="system-ui, sans-serif", label_text_font_size="11px", label_text_color=TONES["mute"],
-        padding=2, margin=2, spacing=12, glyph_width=16,
+        margin=2, spacing=12, glyph_width=16,
     )  # fmt: skip
     legend.ncols = columns
     plot.add_layout(legend, "above")
