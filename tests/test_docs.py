@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import click
@@ -20,6 +21,7 @@ from coordinator.store.models import Base
 from coordinator.store.registry import STATUSES
 from coordinator.strategies import AGGREGATORS, POLICIES, TRANSFORMS
 from coordinator.training.recipe import BasePlan, parse, presets
+from coordinator.training.stopping import Stop
 from device_agent import cli as agent_cli
 from device_agent.settings import Settings as AgentSettings
 from protocol import tensors, topics
@@ -125,8 +127,13 @@ def test_every_preset_stands_in_recipes_and_parses(name: str) -> None:
 @pytest.mark.parametrize("key", [f.name for f in fields(BasePlan)])
 def test_every_key_of_the_plan_stands_in_recipes_with_its_default(key: str) -> None:
     default = getattr(BasePlan(), key)
-    written = f"`{default}`" if isinstance(default, str) else f"{default:g}"
+    written = f"`{default}`" if isinstance(default, str) else json.dumps(default).removesuffix(".0")
     assert f"| `{key}` | {written} |" in page("recipes.md")
+
+
+@pytest.mark.parametrize("key", [attribute.name for attribute in fields(Stop)])
+def test_every_stop_rule_stands_in_recipes(key: str) -> None:
+    assert f"| `{key}` | 0 |" in page("recipes.md")
 
 
 @pytest.mark.parametrize("name", ZOO)

@@ -87,6 +87,11 @@ def resume_device(device: str) -> DeviceDetail:
     return _decide(device, registry.resume)
 
 
+def release_device(device: str) -> DeviceDetail:
+    """Take a device out of quarantine."""
+    return _decide(device, registry.release)
+
+
 def revoke_device(device: str) -> DeviceDetail:
     """Shut a device out for good and end its connection."""
     _decide(device, registry.revoke)
@@ -166,6 +171,7 @@ ENDPOINTS = (
         Endpoint(method="POST", path=path, call=call, access="operator", answer=DeviceDetail)
         for path, call in (
             ("/devices/<device>/pause", pause_device),
+            ("/devices/<device>/release", release_device),
             ("/devices/<device>/resume", resume_device),
             ("/devices/<device>/revoke", revoke_device),
         )

@@ -22,7 +22,7 @@ def device() -> None:
 
 
 @device.command("list")
-@click.option("--status", help="Only these: new, idle, training, late, offline, paused or revoked.")
+@click.option("--status", help="Only these: new, idle, training, late, offline, paused, quarantined or revoked.")
 @click.option("--group", help="Only devices of this group.")
 @click.option("--text", help="Part of the name, id, group, agent or runtime.")
 @click.option("--page", type=int, default=1)
@@ -72,6 +72,7 @@ def _steer(action: str, sentence: str) -> None:
 
 _steer("pause", "Give a device no more work until it is resumed.")
 _steer("resume", "Take back a pause.")
+_steer("release", "Take a device out of quarantine, into which an admission rule put it.")
 
 
 @device.command

@@ -9,6 +9,7 @@ import click
 
 from coordinator.cli.client import Client, operates
 from coordinator.cli.output import facts, json_option, moment, print_json, table
+from coordinator.cli.replay import replay_run
 
 
 @click.group
@@ -43,6 +44,9 @@ def start(client: Client, as_json: bool, dataset: Path, **options: Any) -> None:
     # The coordinator has another working folder.
     body = {**options, "dataset": str(dataset.absolute())}
     _show(client.post("runs", body={name: value for name, value in body.items() if value is not None}), as_json)
+
+
+run.add_command(replay_run)
 
 
 @run.command("list")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from coordinator.errors import ShoalError
 from coordinator.store.blobs import Blobs
 
 
@@ -32,10 +31,8 @@ class Attic(Blobs):
         return super().get(sha256) if known is None else known
 
     def size(self, sha256: str) -> int:
-        """Bytes of what is in memory; ShoalError not-found."""
-        if sha256 not in self.content:
-            raise ShoalError("not-found", f"There is no blob {sha256}")
-        return len(self.content[sha256])
+        known = self.content.get(sha256)
+        return super().size(sha256) if known is None else len(known)
 
     def remove(self, sha256: str) -> None:
         if self.content.pop(sha256, None) is None:

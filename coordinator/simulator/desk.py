@@ -1,7 +1,7 @@
 """The coordinator's side of a simulation: messages become inputs of the live engine, its effects rows and answers.
 
 What the steward does over MQTT and with fsyncs happens here at once and in memory; the engine, the strategies, the
-ledger and the evaluation are the live ones. A new effect of the engine is one more case in :meth:`Desk._follow`.
+ledger, the consequences and the evaluation are the live ones.
 """
 
 from __future__ import annotations
@@ -12,29 +12,39 @@ from typing import Final
 from attrs import define, field, frozen
 from sqlalchemy.orm import Session
 
-from coordinator.simulator.attic import Attic
+from coordinator.errors import ShoalError
 from coordinator.store import ledger
-from coordinator.store.ledger import Delivery, Ledger
+from coordinator.store.ledger import Ledger
 from coordinator.strategies.base import DeviceView
+from coordinator.training.computations import COMPUTATIONS
+from coordinator.training.consequences import Consequences
+from coordinator.training.effects import EVALUATE
 from coordinator.training.evaluation import Evaluation
 from coordinator.training.inputs import (
+    Answered,
+    Asked,
     Changed,
     CheckedIn,
-    Closed,
     Deferred,
     Delivered,
     Evaluated,
     Input,
-    Offered,
+    Quarantined,
+    Requested,
     Settled,
     Ticked,
     Versioned,
 )
 from coordinator.training.live import LiveRun
-from coordinator.training.runs import ENDED, receipt
-from protocol.messages import Assignment, Blob, CheckIn, DeviceEvent, Message, Progress, Receipt, Retry, Update
+from coordinator.training.runs import ENDED
+from coordinator.training.turn import Turn
+from protocol.messages import Ask, CheckIn, DeviceEvent, Message, Progress, Receipt, Retry, Update
+from protocol.topics import CHANNELS
+from protocol.wire import decode
 
 HEARTBEAT: Final = 10.0
+QUARANTINE: Final = 600.0
+"""Seconds until a device in quarantine asks again."""
 CHECK_INS: Final = 50
 """Check-ins per second that devices without work cause together, as in a live fleet."""
 
@@ -66,12 +76,12 @@ class Desk:
     """``groups`` names each device's group; ``due(now)`` says whether a version made now is to be measured."""
 
     run: LiveRun
-    attic: Attic
     evaluation: Evaluation
     session: Session
     groups: dict[str, str]
     due: Callable[[float], bool]
     idle: dict[str, float] = field(factory=dict)
+    quarantined: dict[str, str] = field(factory=dict)
     _now: float = 0.0
 
     def begin(self, now: float) -> Answer:
@@ -87,9 +97,10 @@ class Desk:
         self._now = now
         match message:
             case CheckIn():
-                self.idle.pop(device, None)
-                view = DeviceView(device, self.groups[device], message.samples)
-                self._handle(CheckedIn(view, message), answer)
+                self._check_in(device, message, answer)
+            case Ask():
+                if message.assignment in self.run.engine.core.open:  # any other question is late
+                    self._handle(Asked(device, message), answer)
             case Update():
                 self._update(device, message, body, answer)
             case Progress():
@@ -117,6 +128,15 @@ class Desk:
         answer.deadline, answer.version = self.run.engine.deadline, self.run.engine.core.version
         return answer
 
+    def _check_in(self, device: str, check_in: CheckIn, answer: Answer) -> None:
+        if (reason := self.quarantined.get(device)) is not None:
+            text = f"the device is in quarantine: {reason}"[:2000]
+            answer.sends.append((device, Retry(check_in=check_in.id, seconds=QUARANTINE, reason=text)))
+            return
+        self.idle.pop(device, None)
+        view = DeviceView(device, self.groups[device], check_in.samples)
+        self._handle(CheckedIn(view, check_in), answer)
+
     def _update(self, device: str, update: Update, body: bytes, answer: Answer) -> None:
         entry = ledger.entry(self.session, *update.key) if update.assignment not in self.run.engine.core.open else None
         if entry is not None:
@@ -134,61 +154,52 @@ class Desk:
         self._handle(Delivered(device, update, body), answer)
 
     def _handle(self, given: Input, answer: Answer) -> None:
+        turn = Turn(self.session, self._now)
         book = Ledger(self.session, self.run.id, self._now, HEARTBEAT)
         if isinstance(given, Evaluated):
             book.evaluated(given)
+        follow = Consequences(turn, self.run, book, max(2.0, len(self.idle) / CHECK_INS), (0, 0), None)
         versions: list[int] = []
+        questions: list[int] = []
         for effect in self.run.engine.handle(given, self._now):
+            follow.of(effect)
             match effect:
-                case Offered():
-                    self._offer(effect, book, answer)
-                case Deferred():
-                    self._defer(effect, answer)
-                case Settled():
-                    self.run.released(effect.update.assignment)
-                    book.settled(effect, (0, 0))
-                    answer.settled += 1
-                    answer.sends.append((effect.device, receipt(effect)))
-                case Closed():
-                    self.run.released(effect.assignment)
-                    book.closed(effect)
                 case Versioned():
-                    book.versioned(effect)
                     versions.append(effect.version)
-                case Changed():
-                    book.changed(effect)
-                    if effect.state in (*ENDED, "paused"):
-                        answer.ended = f"{effect.state}: {effect.reason}"
+                case Requested():
+                    questions.append(effect.number)
+                case Settled():
+                    answer.settled += 1
+                case Deferred():
+                    self.idle[effect.device] = self._now
+                case Quarantined():
+                    self.quarantined[effect.device] = effect.reason
+                case Changed() if effect.state in (*ENDED, "paused"):
+                    answer.ended = f"{effect.state}: {effect.reason}"
+        answer.sends += [(device, decode(CHANNELS[leaf].message, payload)) for device, leaf, payload in turn.sends]
+        for step in turn.after:
+            step()
         self.run.sweep()
+        for number in questions:
+            self._handle(Answered(number, self._found(number)), answer)
         if versions and self.due(self._now):
             self._measure(answer, versions[-1])
 
     def _measure(self, answer: Answer, version: int) -> None:
-        accuracy, loss = self.evaluation.measure(self.run.engine.core.weights)
+        weights = self.run.engine.core.weights
+        accuracy, loss = self.evaluation.measure(weights)
         answer.points.append(Point(version, accuracy, loss))
-        self._handle(Evaluated(version, accuracy, loss), answer)
+        control = self.evaluation.control(weights) if self.evaluation.has_control else (None, None)
+        self._handle(Evaluated(version, accuracy, loss, *control), answer)
 
-    def _offer(self, offer: Offered, book: Ledger, answer: Answer) -> None:
-        if offer.again:
-            artifact, weights = ledger.delivery(self.session, offer.assignment)
-            delivery = Delivery(artifact, self.attic.size(artifact), weights, self.attic.size(weights))
-        else:
-            delivery = self.run.delivery(offer)
-            book.offered(offer, delivery)
-        message = Assignment(
-            id=offer.assignment,
-            kind="train",
-            run=self.run.id,
-            check_in=offer.check_in,
-            version=offer.version,
-            plan=offer.plan,
-            lease=max(0.0, offer.expires_at - self._now),
-            artifact=Blob(sha256=delivery.artifact, size=delivery.artifact_size),
-            weights=Blob(sha256=delivery.weights, size=delivery.weights_size),
-        )
-        answer.sends.append((offer.device, message))
-
-    def _defer(self, effect: Deferred, answer: Answer) -> None:
-        self.idle[effect.device] = self._now
-        seconds = max(2.0, len(self.idle) / CHECK_INS) if effect.seconds is None else effect.seconds
-        answer.sends.append((effect.device, Retry(check_in=effect.check_in, seconds=seconds, reason=effect.reason)))
+    def _found(self, number: int) -> dict[str, float]:
+        """A member's question, answered at once: computing takes no virtual time."""
+        core = self.run.engine.core
+        question = core.questions[number]
+        try:
+            if question.computation != EVALUATE:
+                return COMPUTATIONS[question.computation](question.arguments)
+            accuracy, loss = self.evaluation.control(core.weights)
+        except (ShoalError, ValueError, ArithmeticError, KeyError):
+            return {"failed": 1.0}
+        return {"version": core.version, "accuracy": accuracy, "loss": loss}

@@ -11,19 +11,22 @@ import numpy as np
 from attrs import asdict, evolve, frozen
 
 from coordinator import __version__
+from coordinator.compiler.shapes import layout
 from coordinator.compiler.spec import ModelSpec
 from coordinator.errors import ShoalError
 from coordinator.simulator import hands, population, until
 from coordinator.simulator.board import Board, Fleet
-from coordinator.simulator.conditions import Costs, Presence, Speed, Wire, generator
+from coordinator.simulator.conditions import Presence, Speed, Wire, generator
 from coordinator.simulator.hands import Collection, Dealt
 from coordinator.simulator.population import Compute, Group, Population
 from coordinator.simulator.world import BEGIN, FINENESS
 from coordinator.training import recipe as recipes
+from coordinator.training.live import cost
 from coordinator.training.recipe import Recipe
 from coordinator.training.runs import read_spec
 from device_agent.dataset import Dataset
 from protocol.messages import FEATURES, PROTOCOL, CheckIn
+from protocol.subnetwork import WIDTHS, nested
 from protocol.weights import Array
 
 RUNTIME: Final = "simulated"
@@ -97,8 +100,10 @@ def complete(recipe: str) -> str:
     return recipes.load(recipe).to_toml()
 
 
-def muster(prepared: Prepared, dealt: Dealt, costs: Costs, seed: int, fleet: Fleet) -> dict[str, Board]:
+def muster(prepared: Prepared, dealt: Dealt, seed: int, fleet: Fleet) -> dict[str, Board]:
     """All boards of a seed, by id."""
+    axes = layout(prepared.spec)
+    costs = {width: cost(prepared.spec, nested(axes, width)) for width in WIDTHS}
     found: dict[str, Board] = {}
     counts: dict[str, int] = {}
     for number, group in enumerate(prepared.population.members(len(dealt.hands))):

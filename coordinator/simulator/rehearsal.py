@@ -25,7 +25,7 @@ from coordinator.store.database import Database
 from coordinator.store.ledger import Ledger
 from coordinator.training.evaluation import Dataset, Evaluation
 from coordinator.training.inputs import Changed, Operated
-from coordinator.training.live import LiveRun, costs
+from coordinator.training.live import LiveRun
 from protocol.weights import digest
 
 CHECKPOINT: Final = 60.0
@@ -123,6 +123,8 @@ class Rehearsal:
         self.attic.content = {sha256: content.tobytes() for sha256, content in past.blobs.items()}
         self.live.recover(self.session, _no_bodies)
         world.desk.idle = dict(past.idle)
+        shut_out = select(models.Device.id, models.Device.quarantine).where(models.Device.quarantined_at.is_not(None))
+        world.desk.quarantined = {row.id: row.quarantine or "" for row in self.session.execute(shut_out)}
         self.pace.measured = past.measured
         for id, board in world.boards.items():
             board.spool.residual = past.residuals[id].tobytes() if id in past.residuals else None
@@ -155,10 +157,10 @@ def open_rehearsal(prepared: Prepared, seed: int, home: Path, *, keeps: bool = T
     past = _past(session, live, home)
     test = Dataset(prepared.x[dealt.test], prepared.collection.y[dealt.test])
     pace = Pace(prepared.experiment.fineness)
-    desk = Desk(live, attic, Evaluation(prepared.spec, test), session, {}, pace.due)
+    desk = Desk(live, Evaluation(prepared.spec, test), session, {}, pace.due)
     record = Record(home / "record.jsonl" if keeps else None, past)
     world = World(desk, Bench(attic), prepared.until, record)
-    world.boards = muster(prepared, dealt, costs(prepared.spec), seed, world)
+    world.boards = muster(prepared, dealt, seed, world)
     desk.groups.update({id: board.group.label for id, board in world.boards.items()})
     rehearsal = Rehearsal(prepared, seed, home, database, session, live, attic, pace, world, keeps)
     if past is None:
@@ -188,6 +190,7 @@ def _new_run(session: Session, prepared: Prepared, run: str, seed: int) -> model
         recipe_name=prepared.recipe.name,
         seed=seed,
         target=None,
+        dataset=prepared.collection.name,
         simulated=True,
         state="running",
         created_by="simulation",

@@ -20,7 +20,7 @@ LATE_AFTER: Final = 3
 OFFLINE_AFTER: Final = 12
 """Heartbeats without any sign of life."""
 
-STATUSES: Final = ("new", "idle", "training", "late", "offline", "paused", "revoked")
+STATUSES: Final = ("new", "idle", "training", "late", "offline", "paused", "quarantined", "revoked")
 """In the order of a device's life."""
 
 _VALUES: Final = frozenset({"agent", "runtime", "samples", "assignment_id", "telemetry", "capability"})
@@ -37,6 +37,8 @@ class Standing(Protocol):
     @property
     def paused_at(self) -> float | None: ...
     @property
+    def quarantined_at(self) -> float | None: ...
+    @property
     def revoked_at(self) -> float | None: ...
 
 
@@ -44,6 +46,8 @@ def derive(device: Standing, now: float, heartbeat: float) -> str:
     """One of STATUSES. What an operator decided outweighs what is heard; a device never heard of stays new."""
     if device.revoked_at is not None:
         return "revoked"
+    if device.quarantined_at is not None:
+        return "quarantined"
     if device.paused_at is not None:
         return "paused"
     if device.last_seen_at is None:
@@ -59,7 +63,7 @@ def derive(device: Standing, now: float, heartbeat: float) -> str:
 def deadline(device: Standing, now: float, heartbeat: float) -> float | None:
     """When the status may change by itself: the end of patience with a device that is silent."""
     status = derive(device, now, heartbeat)
-    if device.last_seen_at is None or status in ("paused", "revoked", "offline"):
+    if device.last_seen_at is None or status in ("paused", "quarantined", "revoked", "offline"):
         return None
     return device.last_seen_at + heartbeat * (OFFLINE_AFTER if status == "late" else LATE_AFTER)
 
@@ -127,6 +131,23 @@ def resume(session: Session, device_id: str, now: float, heartbeat: float, *, by
     _decided(session, device, now, heartbeat, "resumed", by)
 
 
+def quarantine(session: Session, device_id: str, now: float, heartbeat: float, reason: str) -> None:
+    """A gate turned a device away: it gets no more work until an operator releases it."""
+    device = _device(session, device_id)
+    if device.quarantined_at is None:
+        device.quarantined_at, device.quarantine = now, reason
+        _moved(session, device, now, heartbeat, "quarantined", reason, f"{device.name}: {reason}")
+
+
+def release(session: Session, device_id: str, now: float, heartbeat: float, *, by: str) -> None:
+    """Take a device out of quarantine."""
+    device = _device(session, device_id)
+    if device.quarantined_at is None:
+        raise ShoalError("conflict", f"Device {device_id} is not in quarantine")
+    device.quarantined_at, device.quarantine = None, ""
+    _decided(session, device, now, heartbeat, "released", by)
+
+
 def revoke(session: Session, device_id: str, now: float, heartbeat: float, *, by: str) -> None:
     """Shut a device out for good: its secret counts no more. It may come back with a new token, as a new device."""
     device = _device(session, device_id)
@@ -163,6 +184,7 @@ _STANDING: Final = (
     Device.deadline_at,
     Device.assignment_id,
     Device.paused_at,
+    Device.quarantined_at,
     Device.revoked_at,
 )
 
@@ -176,6 +198,7 @@ class _Told:
         self.last_seen_at: float | None = values.get("last_seen_at", row.last_seen_at)
         self.assignment_id: str | None = values.get("assignment_id", row.assignment_id)
         self.paused_at: float | None = row.paused_at
+        self.quarantined_at: float | None = row.quarantined_at
         self.revoked_at: float | None = row.revoked_at
 
 
@@ -253,11 +276,16 @@ def _device(session: Session, device_id: str) -> Device:
 
 
 def _decided(session: Session, device: Device, now: float, heartbeat: float, what: str, by: str) -> None:
+    _moved(session, device, now, heartbeat, what, f"{what} by {by}", f"{by} {what} {device.name}")
+
+
+def _moved(session: Session, device: Device, now: float, heartbeat: float, what: str, reason: str, text: str) -> None:
+    session.flush()
     old, device.status = device.status, derive(device, now, heartbeat)
     device.status_at = now
     device.deadline_at = deadline(device, now, heartbeat)
-    session.add(StatusChange(device_id=device.id, old=old, new=device.status, reason=f"{what} by {by}", at=now))
-    session.add(Event(at=now, kind=f"device-{what}", device_id=device.id, text=f"{by} {what} {device.name}"))
+    session.add(StatusChange(device_id=device.id, old=old, new=device.status, reason=reason, at=now))
+    session.add(Event(at=now, kind=f"device-{what}", device_id=device.id, text=text))
     session.flush()
 
 

@@ -10,12 +10,13 @@ from sqlalchemy import insert, select
 from coordinator.store import ledger, models
 from coordinator.store.ledger import Ledger
 from coordinator.strategies.base import DeviceView
-from coordinator.training.inputs import CheckedIn, Delivered, Rejected, Settled
+from coordinator.training.consequences import receipt
+from coordinator.training.inputs import Asked, CheckedIn, Delivered, Rejected, Settled
 from coordinator.training.live import LiveRun
-from coordinator.training.runs import Runs, receipt
+from coordinator.training.runs import Runs
 from coordinator.training.turn import Turn
 from protocol.errors import ProtocolError
-from protocol.messages import PROTOCOL, CheckIn, Chunk, DeviceEvent, Progress, Receipt, Retry, Telemetry, Update
+from protocol.messages import PROTOCOL, Ask, CheckIn, Chunk, DeviceEvent, Progress, Receipt, Retry, Telemetry, Update
 from protocol.transfer import Receiver
 from protocol.wire import decode, unframe, unstructure
 
@@ -57,6 +58,8 @@ class Conversation:
                     self._update(turn, device, *unframe(Update, payload))
                 case "chunk":
                     self._chunk(turn, device, *unframe(Chunk, payload))
+                case "ask":
+                    self._ask(turn, device, decode(Ask, payload))
                 case "progress":
                     ledger.take(turn.session, turn.now, device, decode(Progress, payload).assignment)
                 case "telemetry":
@@ -86,6 +89,8 @@ class Conversation:
             reason = f"the agent speaks protocol {check_in.protocol}, this coordinator {PROTOCOL}"
         elif row.paused_at is not None:
             reason = "the device is paused"
+        elif row.quarantined_at is not None:
+            reason = f"the device is in quarantine: {row.quarantine}"[:2000]
         elif run is None:
             shape = "×".join(map(str, check_in.input))
             reason = f"no run is going on that wants data of shape {shape} with {check_in.classes} classes"
@@ -104,6 +109,13 @@ class Conversation:
             self._idle = {d: at for d, at in self._idle.items() if turn.now - at < 3600}
         self.runs.pace = max(2.0, len(self._idle) / CHECK_INS)
         return self.runs.pace
+
+    def _ask(self, turn: Turn, device: str, ask: Ask) -> None:
+        """A device wants the fresh model for work of a run that is going on; any other question is late."""
+        for run in self.runs.live.values():
+            if ask.assignment in run.engine.core.open:
+                self.runs.handle(turn, run, Asked(device, ask))
+                return
 
     # -- updates -------------------------------------------------------------------------------------------------
 
@@ -127,7 +139,7 @@ class Conversation:
             turn.send(device, "receipt", receipt(late))
             return
         try:
-            limit = 4 * run.engine.region(work.plan.width).parameters + OVERHEAD
+            limit = 4 * run.engine.region(work.plan).parameters + OVERHEAD
             receiver = self._receiver(device, update, limit)
             if not update.chunk:
                 receiver.whole(body)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 from sqlalchemy import delete, select, update
@@ -13,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from coordinator.compiler.compile import compile_model
 from coordinator.compiler.cost import flops
+from coordinator.compiler.optimiser import Training
 from coordinator.compiler.shapes import initial_weights, layout
 from coordinator.compiler.spec import ModelSpec
 from coordinator.errors import ShoalError
@@ -23,10 +25,11 @@ from coordinator.strategies.base import Cost
 from coordinator.training import journal, recipe
 from coordinator.training.engine import Engine, Setting
 from coordinator.training.evaluation import Evaluation
-from coordinator.training.inputs import Offered
+from coordinator.training.inputs import Offered, Refreshed
 from protocol import tensors
 from protocol.errors import ProtocolError
-from protocol.subnetwork import WIDTHS, Region, layout_to_json, nested
+from protocol.messages import Plan
+from protocol.subnetwork import Region, Subnetwork, layout_to_json, nested
 from protocol.weights import Weights
 
 log = logging.getLogger(__name__)
@@ -43,46 +46,49 @@ class LiveRun:
         self.spec = spec
         self.evaluation = evaluation
         self._blobs = blobs
-        self._layout = layout(spec)
-        setting = Setting(row.id, recipe.parse(row.recipe), self._layout, costs(spec), row.seed, row.target)
-        self.engine = Engine(setting, initial_weights(spec, np.random.default_rng(row.seed)))
-        self._artifacts: dict[tuple[float, int], tuple[str, int]] = {}
-        self._current: dict[float, tuple[str, int]] = {}
+        self.engine = begun(row, spec)
+        self._artifacts: dict[tuple[float, int, Training, int], tuple[str, int]] = {}
+        self._current: dict[tuple[float, int], tuple[str, int]] = {}
         self._version = -1
         self._users: Counter[str] = Counter()
         self._unused: set[str] = set()
-        self._weights_of: dict[str, str] = {}
+        self._weights_of: defaultdict[str, list[str]] = defaultdict(list)
         self._since_snapshot = 0
 
     # -- what devices fetch --------------------------------------------------------------------------------------
 
     def delivery(self, offer: Offered) -> Delivery:
         """Artifact and cut weights for a new offer, stored as blobs."""
-        artifact = self._artifact(offer.plan.width, offer.plan.batch)
-        weights = self._cut(offer.plan.width)
+        artifact = self._artifact(offer.plan)
+        weights = self._cut(offer.plan)
         self._use(offer.assignment, weights[0])
         return Delivery(*artifact, *weights)
+
+    def fresh(self, refresh: Refreshed) -> tuple[str, int]:
+        """Hash and size of the cut weights that a device is to merge."""
+        weights = self._cut(refresh.plan)
+        self._use(refresh.assignment, weights[0])
+        return weights
 
     def delivery_again(self, session: Session, offer: Offered) -> Delivery:
         """What was offered before; ShoalError not-found if its weights are gone. An artifact that is gone is compiled
         anew."""
         artifact, weights = ledger.delivery(session, offer.assignment)
         if not self._blobs.has(artifact):
-            artifact = self._artifact(offer.plan.width, offer.plan.batch)[0]
+            artifact = self._artifact(offer.plan)[0]
             # Another compiler than the one before may have made other bytes: devices fetch what their row names.
             mine = models.Assignment.id == offer.assignment
             session.execute(update(models.Assignment).where(mine).values(artifact_sha256=artifact))
-        return Delivery(artifact, self._size(artifact), weights, self._size(weights))
+        return Delivery(artifact, self._blobs.size(artifact), weights, self._blobs.size(weights))
 
     def lacks(self, assignment: str) -> bool:
-        """Whether this is an open assignment whose weights are gone from the disk."""
+        """Whether this is an open assignment whose first weights are gone from the disk."""
         weights = self._weights_of.get(assignment)
-        return weights is not None and not self._blobs.has(weights)
+        return weights is not None and not self._blobs.has(weights[0])
 
     def released(self, assignment: str) -> None:
         """An assignment has ended: nobody needs its weights for it any more."""
-        weights = self._weights_of.pop(assignment, None)
-        if weights is not None:
+        for weights in self._weights_of.pop(assignment, ()):
             self._users[weights] -= 1
             self._unused.add(weights)
 
@@ -101,43 +107,42 @@ class LiveRun:
             self._blobs.remove(sha256)
 
     def _use(self, assignment: str, weights: str) -> None:
-        self._weights_of[assignment] = weights
+        self._weights_of[assignment].append(weights)
         self._users[weights] += 1
 
-    def _artifact(self, width: float, batch: int) -> tuple[str, int]:
-        known = self._artifacts.get((width, batch))
+    def _artifact(self, plan: Plan) -> tuple[str, int]:
+        wanted = training(plan)
+        key = plan.width, plan.batch, wanted, self.engine.core.shape_epoch
+        known = self._artifacts.get(key)
         if known is None or not self._blobs.has(*known):
-            content = compile_model(self.spec, nested(self._layout, width), batch, "train").content
-            known = self._artifacts[width, batch] = self._blobs.put(content), len(content)
+            part = nested(self.engine.core.layout, plan.width)  # counts mean the same in the layout of the spec
+            content = compile_model(self.spec, part, plan.batch, "train", training=wanted).content
+            known = self._artifacts[key] = self._blobs.put(content), len(content)
         return known
 
-    def _cut(self, width: float) -> tuple[str, int]:
-        """The current version's weights at a width; cut once per version, and again should the file have gone."""
+    def _cut(self, plan: Plan) -> tuple[str, int]:
+        """The part of the current version that a plan trains; cut once per version, and again should it have gone."""
         core = self.engine.core
         if core.version != self._version:
             self._unused |= {sha256 for sha256, _ in self._current.values()}
             self._current, self._version = {}, core.version
-        known = self._current.get(width)
+        key = plan.width, plan.roll
+        known = self._current.get(key)
         if known is None or not self._blobs.has(*known):
-            region = self.engine.region(width)
+            region = self.engine.region(plan)
             content = tensors.encode(region.cut(core.weights), self._described(region))
-            known = self._current[width] = self._blobs.put(content), len(content)
+            known = self._current[key] = self._blobs.put(content), len(content)
         return known
 
     def _described(self, region: Region) -> dict[str, str]:
         # Run and version make the bytes the run's own: removing them can hurt nobody else.
         return {
-            "layout": json.dumps(layout_to_json(self._layout)),
+            "layout": json.dumps(layout_to_json(region.layout)),
             "channels": json.dumps(dict(region.subnetwork.channels)),
             "run": self.id,
             "version": str(self.engine.core.version),
+            "shape_epoch": str(self.engine.core.shape_epoch),
         }
-
-    def _size(self, sha256: str) -> int:
-        try:
-            return self._blobs.path(sha256).stat().st_size
-        except OSError as error:
-            raise ShoalError("not-found", f"There is no blob {sha256}") from error
 
     # -- survival ------------------------------------------------------------------------------------------------
 
@@ -204,11 +209,27 @@ class LiveRun:
         self._since_snapshot = 0
 
 
-def costs(spec: ModelSpec) -> dict[float, Cost]:
-    """What every nested width of a model costs."""
-    axes = layout(spec)
-    cuts = {width: nested(axes, width) for width in WIDTHS}
-    return {width: Cost(Region(axes, cut).parameters, flops(spec, cut)) for width, cut in cuts.items()}
+def begun(row: models.Run, spec: ModelSpec, without: frozenset[str] = frozenset()) -> Engine:
+    """The engine of a run as it began; what comes from the devices ``without`` will count as zero."""
+    cookbook, costs = recipe.parse(row.recipe), partial(cost, spec)
+    measured, control = bool(row.dataset), bool(row.control)
+    setting = Setting(row.id, cookbook, layout(spec), costs, row.seed, row.target, measured, control, without)
+    return Engine(setting, initial_weights(spec, np.random.default_rng(row.seed)))
+
+
+def cost(spec: ModelSpec, part: Subnetwork) -> Cost:
+    """What a part of a model costs."""
+    return Cost(Region(layout(spec), part).parameters, flops(spec, part))
+
+
+def training(plan: Plan) -> Training:
+    """What the training graph must be able to do for a plan."""
+    return Training(
+        momentum=plan.momentum > 0,
+        weight_decay=plan.weight_decay > 0,
+        clip=plan.clip > 0,
+        proximal=plan.proximal > 0,
+    )
 
 
 def weights_of(

@@ -19,28 +19,32 @@ from coordinator.store.blobs import Blobs
 from coordinator.store.ledger import Ledger
 from coordinator.store.segments import Segments
 from coordinator.training import journal, recipe
+from coordinator.training.computations import COMPUTATIONS
+from coordinator.training.consequences import Consequences
+from coordinator.training.effects import EVALUATE
 from coordinator.training.evaluation import Evaluation, read_dataset
 from coordinator.training.inputs import (
+    Answered,
     Changed,
     CheckedIn,
-    Closed,
-    Deferred,
     Departed,
     Evaluated,
     Input,
-    Offered,
     Operated,
-    Settled,
+    Requested,
     Ticked,
     Versioned,
 )
 from coordinator.training.live import LiveRun
 from coordinator.training.turn import Turn
-from protocol.messages import Assignment, Blob, CheckIn, Receipt, Retry
+from protocol.messages import CheckIn
 from protocol.weights import digest
 
 Submit = Callable[[str, Evaluation, int, Any], None]
 """Asks for an evaluation: run, its test set, version, weights."""
+
+Compute = Callable[[str, int, Callable[[], dict[str, float]]], None]
+"""Has a question answered: run, number, and what finds the answer."""
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +73,7 @@ class Runs:
     segments: Segments
     heartbeat: float
     submit: Submit
+    compute: Compute
     live: dict[str, LiveRun] = field(factory=dict)
     seq: int = 0
     pace: float = 2.0
@@ -98,55 +103,19 @@ class Runs:
         book = Ledger(turn.session, run.id, turn.now, self.heartbeat)
         if isinstance(given, Evaluated):
             book.evaluated(given)
+        follow = Consequences(turn, run, book, self.pace, place or (0, 0), lost)
         for effect in run.engine.handle(given, turn.now):
+            follow.of(effect)
             match effect:
-                case Offered():
-                    self._offer(turn, run, book, effect)
-                case Deferred():
-                    turn.seen(effect.device, assignment_id=None)
-                    seconds = self.pace if effect.seconds is None else effect.seconds
-                    turn.send(
-                        effect.device, "retry", Retry(check_in=effect.check_in, seconds=seconds, reason=effect.reason)
-                    )
-                case Settled():
-                    run.released(effect.update.assignment)
-                    book.settled(effect, place or (0, 0))
-                    turn.send(effect.device, "receipt", receipt(effect))
-                case Closed():
-                    run.released(effect.assignment)
-                    book.closed(evolve(effect, reason="its weights are gone") if effect.assignment == lost else effect)
-                    if turn.signs.get(effect.device, {}).get("assignment_id") == effect.assignment:
-                        turn.seen(effect.device, assignment_id=None)
                 case Versioned():
-                    book.versioned(effect)
                     self._evaluate(turn, run, effect.version)
-                case Changed():
-                    book.changed(effect)
-                    if effect.state in ENDED:
-                        turn.after.append(lambda: self._retire(run))
+                case Requested():
+                    self._request(turn, run, effect.number)
+                case Changed() if effect.state in ENDED:
+                    turn.after.append(lambda: self._retire(run))
         if run.counted() or run.engine.core.state in ENDED:
             run.snapshot(turn.session, self.seq, turn.now)
         turn.after.append(run.sweep)
-
-    def _offer(self, turn: Turn, run: LiveRun, book: Ledger, offer: Offered) -> None:
-        if offer.again:
-            delivery = run.delivery_again(turn.session, offer)
-        else:
-            delivery = run.delivery(offer)
-            book.offered(offer, delivery)
-        turn.seen(offer.device, assignment_id=offer.assignment)
-        message = Assignment(
-            id=offer.assignment,
-            kind="train",
-            run=run.id,
-            check_in=offer.check_in,
-            version=offer.version,
-            plan=offer.plan,
-            lease=max(0.0, offer.expires_at - turn.now),
-            artifact=Blob(sha256=delivery.artifact, size=delivery.artifact_size),
-            weights=Blob(sha256=delivery.weights, size=delivery.weights_size),
-        )
-        turn.send(offer.device, "assignment", message)
 
     def _retire(self, run: LiveRun) -> None:
         """The run has ended: from now on it lives in the store only."""
@@ -157,6 +126,26 @@ class Runs:
         if (evaluation := run.evaluation) is not None:
             weights = run.engine.core.weights
             turn.after.append(lambda: self.submit(run.id, evaluation, version, weights))
+
+    def _request(self, turn: Turn, run: LiveRun, number: int) -> None:
+        """Have a member's question answered, on the thread that measures."""
+        question, evaluation = run.engine.core.questions[number], run.evaluation
+        version, weights = run.engine.core.version, run.engine.core.weights
+
+        def work() -> dict[str, float]:
+            if question.computation != EVALUATE:
+                return COMPUTATIONS[question.computation](question.arguments)
+            if evaluation is None:
+                raise ShoalError("bad-dataset", f"Run {run.id} has no control set any more")
+            accuracy, loss = evaluation.control(weights)
+            return {"version": version, "accuracy": accuracy, "loss": loss}
+
+        turn.after.append(lambda: self.compute(run.id, number, work))
+
+    def answered(self, turn: Turn, run: str, answer: Answered) -> None:
+        """A member's question was answered."""
+        if (live := self.live.get(run)) is not None:
+            self.handle(turn, live, answer)
 
     def measured(self, turn: Turn, run: str, result: Evaluated) -> None:
         """An evaluation is done; one for a run that has ended meanwhile is only written down."""
@@ -202,6 +191,7 @@ class Runs:
             seed=wanted.seed,
             target=wanted.target,
             dataset=wanted.dataset,
+            control=wanted.evaluation is not None and wanted.evaluation.has_control,
             state="running",
             created_by=by,
             created_at=turn.now,
@@ -269,6 +259,8 @@ class Runs:
             book.event("run-recovered", f"{row.id} goes on at version {version}, after replaying {inputs} inputs")
             if turn.session.get(models.Metric, (row.id, version, "accuracy")) is None:
                 self._evaluate(turn, run, version)
+            for number in run.engine.core.questions:
+                self._request(turn, run, number)
         self.seq = turn.session.scalar(select(func.max(models.Input.seq))) or 0
         self.live = live
 
@@ -326,15 +318,3 @@ def read_spec(model: str) -> ModelSpec:
 def fits(spec: ModelSpec, check_in: CheckIn) -> bool:
     """Whether a device's data have the model's shape and no label it does not know."""
     return check_in.input == spec.input and check_in.classes <= spec.classes and check_in.samples > 0
-
-
-def receipt(outcome: Settled) -> Receipt:
-    sent = outcome.update
-    return Receipt(
-        assignment=sent.assignment,
-        commit=sent.commit,
-        state=outcome.outcome,
-        sha256=sent.sha256,
-        missing=(),
-        reason=outcome.reason[:2000],
-    )

@@ -26,8 +26,8 @@ from coordinator.store.blobs import Blobs
 from coordinator.store.database import Database
 from coordinator.store.segments import Segments
 from coordinator.training.conversation import Conversation
-from coordinator.training.evaluation import Evaluator
-from coordinator.training.inputs import Evaluated
+from coordinator.training.evaluation import Evaluator, Found
+from coordinator.training.inputs import Answered, Evaluated
 from coordinator.training.runs import Runs, prepare
 from coordinator.training.turn import Turn
 
@@ -101,8 +101,8 @@ class Steward(threading.Thread):
         self._retain = retain
         self._segments = segments
         self._queue: queue.Queue[_Heard | _Asked | None] = queue.Queue(WAITING)
-        self._evaluator = Evaluator(self._measured)
-        self._runs = Runs(blobs, segments, heartbeat, self._evaluator.submit)
+        self._evaluator = Evaluator(self._measured, self._answered)
+        self._runs = Runs(blobs, segments, heartbeat, self._evaluator.submit, self._evaluator.compute)
         self._conversation = Conversation(self._runs)
         self._looked = 0.0
         self._astray = False
@@ -158,10 +158,12 @@ class Steward(threading.Thread):
         result: T = asked.result.result()
         return result
 
-    def _measured(self, run: str, version: int, accuracy: float, loss: float) -> None:
-        self._queue.put(
-            _Asked(lambda turn: self._runs.measured(turn, run, Evaluated(version, accuracy, loss)), Future())
-        )
+    def _measured(self, run: str, version: int, test: Found, control: Found | None) -> None:
+        result = Evaluated(version, *test, *(control or ()))
+        self._queue.put(_Asked(lambda turn: self._runs.measured(turn, run, result), Future()))
+
+    def _answered(self, run: str, number: int, found: dict[str, float]) -> None:
+        self._queue.put(_Asked(lambda turn: self._runs.answered(turn, run, Answered(number, found)), Future()))
 
     # -- the thread ----------------------------------------------------------------------------------------------
 

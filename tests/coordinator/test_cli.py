@@ -31,6 +31,7 @@ from coordinator.cli import COMMANDS, main
 from coordinator.fleet.authority import establish
 from coordinator.home import claim
 from coordinator.store.models import Device
+from tests.conftest import NEWEST
 from tests.coordinator.people import START, add_assignment, add_run, add_update
 
 
@@ -497,12 +498,12 @@ class TestDatabase:
 
     def test_upgrade_makes_it_and_check_finds_it_well(self, shoal, tmp_path):
         new = str(tmp_path / "new folder #1")
-        assert "has revision 0002" in shoal("db", "upgrade", SHOAL_HOME=new).output
+        assert f"has revision {NEWEST}" in shoal("db", "upgrade", SHOAL_HOME=new).output
         assert shoal("db", "path", SHOAL_HOME=new).output == f"{new}/shoal.db\n"
         checked = shoal("db", "check", "--json", SHOAL_HOME=new)
         assert checked.exit_code == 0, checked.output
         found = json.loads(checked.output)
-        assert (found["revision"], found["newest"], found["integrity"]) == ("0002", "0002", "ok")
+        assert (found["revision"], found["newest"], found["integrity"]) == (NEWEST, NEWEST, "ok")
         assert found["rows"]["device"] == 0
 
     def test_check_counts_rows(self, shoal, running):
@@ -528,7 +529,7 @@ class TestDatabase:
     def test_a_home_is_backed_up_and_restored(self, shoal, running, home, tmp_path):
         said = shoal("db", "backup", str(tmp_path / "shoal.tar"))
         assert said.exit_code == 0, said.output
-        assert "of revision 0002" in said.output
+        assert f"of revision {NEWEST}" in said.output
         new = str(tmp_path / "new")
         assert shoal("db", "restore", str(tmp_path / "shoal.tar"), "--home", new).exit_code == 0
         ids = [

@@ -46,6 +46,7 @@ def changes(session, device="pico"):
         ({}, 120.5, "offline"),
         ({"paused_at": START}, 0, "paused"),
         ({"paused_at": START}, 500, "paused"),
+        ({"paused_at": START, "quarantined_at": START}, 0, "quarantined"),
         ({"paused_at": START, "revoked_at": START}, 0, "revoked"),
     ],
 )
@@ -160,6 +161,21 @@ def test_pause_and_resume_are_told_in_the_journal(session, pico):
         ("device-paused", "olga paused pico"),
         ("device-resumed", "olga resumed pico"),
     ]
+
+
+def test_quarantine_lasts_until_an_operator_releases_the_device(session, pico):
+    registry.seen(session, "pico", START, HEARTBEAT)
+    registry.quarantine(session, "pico", START + 1, HEARTBEAT, "its update points backwards")
+    registry.quarantine(session, "pico", START + 2, HEARTBEAT, "it does so again")
+    assert (pico.status, pico.quarantine, pico.deadline_at) == ("quarantined", "its update points backwards", None)
+    registry.release(session, "pico", START + 9, HEARTBEAT, by="olga")
+    assert (pico.status, pico.quarantine) == ("idle", "")
+    assert [(row.kind, row.text) for row in session.scalars(select(Event).order_by(Event.seq))] == [
+        ("device-quarantined", "pico: its update points backwards"),
+        ("device-released", "olga released pico"),
+    ]
+    with pytest.raises(ShoalError, match="pico is not in quarantine"):
+        registry.release(session, "pico", START + 9, HEARTBEAT, by="olga")
 
 
 def test_decisions_that_contradict_the_present_state_are_refused(session, pico):

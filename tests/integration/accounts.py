@@ -6,20 +6,16 @@ from collections import Counter
 from pathlib import Path
 
 from sqlalchemy import select
-from sqlalchemy.orm import Session
 
 from coordinator.compiler.spec import ModelSpec
 from coordinator.demo.fleet import Agent
 from coordinator.settings import sqlite_url
-from coordinator.store import models
+from coordinator.store import models, segments
 from coordinator.store.blobs import Blobs
 from coordinator.store.database import Database
-from coordinator.store.segments import Segments
-from coordinator.training import journal
-from coordinator.training.inputs import Versioned
 from coordinator.training.live import LiveRun
+from coordinator.training.replay import replay as replayed
 from device_agent import spool
-from protocol.weights import digest
 from tests.integration.fleet import Server, told
 
 
@@ -51,30 +47,22 @@ def check(server: Server, agents: list[Agent], run: str) -> Counter[str]:
 
 
 def replay(home: Path, run: str) -> int:
-    """Recompute a stopped coordinator's run from the first input on: every version comes out with the hash that the
-    books have, and so does what a start would recover. Returns the number of versions."""
-    database, segments = Database(sqlite_url(home / "shoal.db")), Segments(home / "segments")
+    """Recompute a coordinator's run that is not served from the first input on: every version comes out with the hash
+    that the books have, and what a start would recover is the same in every bit of its state. Returns the number of
+    versions."""
+    database = Database(sqlite_url(home / "shoal.db"), read_only=True)
+
+    def read(segment: int, offset: int, size: int) -> bytes:
+        return segments.read(home / "segments", segment, offset, size)
+
     with database.read() as session:
-        query = select(models.ModelVersion.version, models.ModelVersion.sha256)
-        booked = {row.version: row.sha256 for row in session.execute(query.where(models.ModelVersion.run_id == run))}
-        fresh = _live(session, home, run)
-        computed = {0: digest(fresh.engine.core.weights)}
-        inputs = select(models.Input).where(models.Input.run_id == run).order_by(models.Input.seq)
-        for row in session.scalars(inputs):
-            given = journal.from_row(row.kind, row.body, segments.read)
-            for effect in fresh.engine.handle(given, row.at):
-                if isinstance(effect, Versioned):
-                    computed[effect.version] = digest(fresh.engine.core.weights)
-        assert computed == booked
-        recovered = _live(session, home, run)
-        recovered.recover(session, segments.read)
-        assert digest(recovered.engine.core.weights) == booked[max(booked)]
-    segments.close()
+        found = replayed(session, read, run)
+        assert found.differs is None
+        assert found.compared == found.version
+        row = session.get_one(models.Run, run)
+        spec = ModelSpec.from_json(session.get_one(models.Model, row.model_id).spec)
+        recovered = LiveRun(row, spec, None, Blobs(home / "blobs"))
+        recovered.recover(session, read)
+        assert recovered.engine.snapshot() == found.snapshot
     database.close()
-    return len(booked)
-
-
-def _live(session: Session, home: Path, run: str) -> LiveRun:
-    row = session.get_one(models.Run, run)
-    spec = session.get_one(models.Model, row.model_id).spec
-    return LiveRun(row, ModelSpec.from_json(spec), None, Blobs(home / "blobs"))
+    return found.version + 1

@@ -22,6 +22,7 @@ from protocol.messages import (
     EnrolmentReply,
     EnrolmentRequest,
     Fresh,
+    Holdout,
     Lineage,
     Merge,
     Message,
@@ -44,6 +45,7 @@ _CAPABILITY = Capability(
     machine="aarch64", system="Linux 6.6", python="3.11.9", runtimes=("numpy", "litert"), memory=1 << 30, cores=4
 )
 
+_HOLDOUT = Holdout(samples=100, loss=1.5, accuracy=0.5)
 _MERGE = Merge(step=50, version=9, merge=0.25, keep=1.0, loss_before=1.5, loss_after=1.25)
 
 EXAMPLES: dict[type[Message], Message] = {
@@ -52,7 +54,7 @@ EXAMPLES: dict[type[Message], Message] = {
         _BLOB,
         Plan(
             width=0.25, batch=32, steps=100, learning_rate=0.05, coding="int8", seconds=2.5, commits=4, refresh=50,
-            momentum=0.9, dampening=0.1, weight_decay=0.0005, clip=1.0, proximal=0.01, roll=3,
+            momentum=0.9, dampening=0.1, weight_decay=0.0005, clip=1.0, proximal=0.01, roll=3, evaluate=True,
         ),
         CheckIn(
             id="c-1", protocol=1, agent="0.1.0", runtime="tflite-2.14", features=("train", "int8"), samples=900,
@@ -71,13 +73,14 @@ EXAMPLES: dict[type[Message], Message] = {
         Fresh(assignment="a-1", version=9, weights=_BLOB, merge=0.25, keep=1.0),
         Progress(assignment="a-1", step=12, loss=1.25),
         _MERGE,
+        _HOLDOUT,
         Lineage(version=7, shape_epoch=0, merges=(_MERGE,)),
         Timings(download=1.5, train=60.0, upload=None),
         Update(
             assignment="a-1", commit=1, run="r-1", lineage=Lineage(version=7, shape_epoch=0), samples=320, steps=10,
             loss=0.75, accuracy=0.5, squared_gradient={"w": 0.25, "b": 0.0}, squared_gradient_peak={"w": 1.5},
             timings=Timings(download=1.5, train=60.0, upload=2.0), bytes_down=90_000, coding="int8", size=20_000,
-            sha256=SHA, chunk=4096, last=False,
+            sha256=SHA, chunk=4096, last=False, holdout=_HOLDOUT,
         ),
         Chunk(assignment="a-1", commit=1, index=3),
         Receipt(assignment="a-1", commit=1, state="missing", sha256=SHA, missing=((0, 2), (5, 5)), reason=""),
@@ -130,6 +133,7 @@ _FIELDS: dict[type[Message], dict[str, st.SearchStrategy[Any]]] = {
         "seconds": _maybe(st.floats(0.001, 1e6)), "commits": commits, "refresh": _maybe(st.integers(1, 1_000_000)),
         "momentum": shares, "dampening": shares, "weight_decay": st.floats(0, 100), "clip": st.floats(0, 1e9),
         "proximal": st.floats(0, 1e6), "roll": counts,
+        "evaluate": st.booleans(),
     },
     Ask: {"assignment": names, "commit": commits, "step": counts, "version": counts},
     Merge: {
@@ -143,6 +147,7 @@ _FIELDS: dict[type[Message], dict[str, st.SearchStrategy[Any]]] = {
     },
     Retry: {"check_in": names, "seconds": seconds, "reason": texts},
     Progress: {"assignment": names, "step": counts, "loss": _maybe(losses)},
+    Holdout: {"samples": st.integers(1, (1 << 31) - 1), "loss": losses, "accuracy": shares},
     Timings: {"download": seconds, "train": seconds, "upload": _maybe(seconds)},
     Chunk: {"assignment": names, "commit": commits, "index": counts},
     Receipt: {
@@ -186,6 +191,7 @@ MESSAGES[Update] = st.builds(
     loss=losses, accuracy=st.floats(0, 1), squared_gradient=norms, squared_gradient_peak=norms,
     timings=MESSAGES[Timings], bytes_down=naturals, coding=codings, size=st.integers(1, 1 << 32), sha256=sha256s,
     chunk=st.integers(0, 1 << 20), last=st.booleans(),
+    holdout=_maybe(MESSAGES[Holdout]),
 )  # fmt: skip
 MESSAGES[EnrolmentRequest] = st.builds(
     EnrolmentRequest, token=texts, secret=st.from_regex(r"[!-~]{32,128}", fullmatch=True), name=names,

@@ -17,9 +17,8 @@ from coordinator.errors import ShoalError
 from coordinator.store import views
 from coordinator.store.database import Database, _config
 from coordinator.store.models import Base, Event, Instant
-from tests.conftest import BACKENDS
+from tests.conftest import BACKENDS, NEWEST
 
-NEWEST = "0002"
 KINDS = {Text: str, Integer: int, BigInteger: int, Float: float, Instant: float, JSON: dict}
 
 

@@ -145,6 +145,8 @@ def test_a_damaged_archive_is_refused(tmp_path):
 class Slow:
     """Measures when it is allowed to."""
 
+    has_control = False
+
     def __init__(self) -> None:
         self.begun, self.go = threading.Semaphore(0), threading.Semaphore(0)
 
@@ -160,7 +162,7 @@ class Slow:
 def measured():
     """An evaluator that runs, and where its results come."""
     results = queue.SimpleQueue()
-    evaluator = Evaluator(lambda *result: results.put(result))
+    evaluator = Evaluator(lambda *result: results.put(result), lambda *found: results.put(found))
     evaluator.start()
     yield evaluator, results
     evaluator.stop()
@@ -175,7 +177,10 @@ def test_versions_that_were_overtaken_are_skipped(measured):
     for version in (2, 3, 4):
         evaluator.submit("run-1", slow, version, version / 10)
     slow.go.release(2)
-    assert [results.get(timeout=10) for _ in range(2)] == [("run-1", 1, 0.1, 0.0), ("run-1", 4, 0.4, 0.0)]
+    assert [results.get(timeout=10) for _ in range(2)] == [
+        ("run-1", 1, (0.1, 0.0), None),
+        ("run-1", 4, (0.4, 0.0), None),
+    ]
 
 
 def test_runs_do_not_overtake_each_other(measured):
@@ -194,8 +199,36 @@ def test_a_measurement_that_fails_does_not_end_the_thread(measured, caplog):
     evaluator.submit("run-1", slow, 1, None)
     assert slow.begun.acquire(timeout=10)
     evaluator.submit("run-1", slow, 2, 0.2)
-    assert results.get(timeout=10) == ("run-1", 2, 0.2, 0.0)
+    assert results.get(timeout=10) == ("run-1", 2, (0.2, 0.0), None)
     assert "evaluation-failed run=run-1 version=1" in caplog.text
+
+
+def test_questions_are_all_answered_and_go_first(measured):
+    evaluator, results = measured
+    slow = Slow()
+    evaluator.submit("run-1", slow, 1, 0.1)
+    assert slow.begun.acquire(timeout=10)
+    evaluator.submit("run-1", slow, 2, 0.2)
+    evaluator.compute("run-1", 7, lambda: {"x": 1.0})
+    evaluator.compute("run-2", 8, lambda: {"x": 1 / 0})
+    slow.go.release(2)
+    assert [results.get(timeout=10) for _ in range(4)] == [
+        ("run-1", 1, (0.1, 0.0), None),
+        ("run-1", 7, {"x": 1.0}),
+        ("run-2", 8, {"failed": 1.0}),
+        ("run-1", 2, (0.2, 0.0), None),
+    ]
+
+
+def test_a_control_set_is_measured_beside_the_test_set(tmp_path):
+    x, y = np.eye(2, dtype=np.float32), np.array([0, 1])
+    path = tmp_path / "data.npz"
+    np.savez(path, x=x, y=y, control_x=x, control_y=1 - y)
+    evaluation = Evaluation(SPEC, read_dataset(path, SPEC))
+    assert (evaluation.measure(IDENTITY)[0], evaluation.control(IDENTITY)[0]) == (1.0, 0.0)
+    np.savez(path, x=x, y=y, control_x=x)
+    with pytest.raises(ShoalError, match="control_y"):
+        read_dataset(path, SPEC)
 
 
 def test_the_network_measures_what_it_is_given_each_time():

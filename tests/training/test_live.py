@@ -6,12 +6,15 @@ import numpy as np
 import pytest
 from sqlalchemy import delete, update
 
+from coordinator.compiler.shapes import layout
 from coordinator.errors import ShoalError
 from coordinator.store import models, segments
+from coordinator.strategies.base import Cost
 from coordinator.training import live
-from coordinator.training.live import costs
+from coordinator.training.live import cost
 from coordinator.training.runs import read_spec
 from protocol.messages import Retry
+from protocol.subnetwork import FULL, nested
 from protocol.weights import digest
 
 from .house import FEDASMU, FEDAVG, HALF, RECIPE, SSP, START, TOY, WHALE, Device
@@ -27,10 +30,9 @@ def files(house):
 
 def test_what_a_width_costs():
     # 4·8 + 8 + 8·3 + 3 parameters; forward 2·(32 + 24), twice more for the gradients but for the input's: 280
-    found = costs(read_spec(TOY))
-    assert (found[1.0].parameters, found[1.0].flops) == (67, 3 * 2 * (32 + 24) - 2 * 32)
-    assert (found[0.5].parameters, found[0.5].flops) == (35, 3 * 2 * (16 + 12) - 2 * 16)
-    assert sorted(found) == [0.0625, 0.125, 0.25, 0.5, 1.0]
+    spec = read_spec(TOY)
+    assert cost(spec, FULL) == Cost(67, 3 * 2 * (32 + 24) - 2 * 32)
+    assert cost(spec, nested(layout(spec), 0.5)) == Cost(35, 3 * 2 * (16 + 12) - 2 * 16)
 
 
 # -- files -------------------------------------------------------------------------------------------------------

@@ -131,6 +131,8 @@ class DeviceDetail:
     enrolled_at: float
     token: str | None
     paused_at: float | None
+    quarantined_at: float | None
+    quarantine: str
     revoked_at: float | None
     telemetry: dict[str, Any]
     outcomes: dict[str, int]
@@ -186,6 +188,8 @@ def device(session: Session, id: str) -> DeviceDetail:
         enrolled_at=entity.enrolled_at,
         token=entity.token_id,
         paused_at=entity.paused_at,
+        quarantined_at=entity.quarantined_at,
+        quarantine=entity.quarantine,
         revoked_at=entity.revoked_at,
         telemetry=entity.telemetry or {},
         outcomes={outcome: int(count) for outcome, count, _, _ in sums},

@@ -1,10 +1,10 @@
-"""From a live run to a simulation: its conditions as a population, and its journal once more in virtual time."""
+"""From a live run to a simulation: its conditions as a population."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from statistics import fmean, pstdev
 from typing import Any, Final
@@ -13,20 +13,12 @@ from attrs import frozen
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from coordinator.compiler.spec import ModelSpec
 from coordinator.errors import ShoalError
-from coordinator.store import models
-from coordinator.store.blobs import Blobs
 from coordinator.store.models import Assignment, Device, Run, StatusChange, Update
-from coordinator.training import journal
-from coordinator.training.inputs import Versioned
-from coordinator.training.live import LiveRun
 
 LEAST: Final = 3
 """Updates a device must have sent for its figures to count."""
 BITS: Final = 8e-3
-
-Read = Callable[[int, int, int], bytes]
 
 
 @frozen
@@ -92,29 +84,6 @@ def to_toml(name: str, found: Sequence[Conditions]) -> str:
         if one.away:
             lines.append(f'availability = {{ on = "{one.on:.1f}s", away = "{one.away:.1f}s" }}')
     return "\n".join(lines) + "\n"
-
-
-def versions(session: Session, blobs: Blobs, read: Read, run: str) -> Iterator[tuple[int, str, str]]:
-    """Feed the run's journal, input by input at its own time, to a new engine; (version, hash it has now, hash in the
-    ledger) for each version that results. ShoalError not-found where the journal is no longer complete.
-    """
-    row = session.get(Run, run)
-    if row is None:
-        raise ShoalError("not-found", f"There is no run {run[:80]!r}")
-    spec = ModelSpec.from_json(session.scalars(select(models.Model.spec).filter_by(id=row.model_id)).one())
-    engine = LiveRun(row, spec, None, blobs).engine
-    numbered = select(models.ModelVersion.version, models.ModelVersion.sha256).where(models.ModelVersion.run_id == run)
-    ledger = {version.version: version.sha256 for version in session.execute(numbered)}
-    inputs = session.execute(select(models.Input).filter_by(run_id=run).order_by(models.Input.seq)).scalars()
-    seen = 0
-    for entry in inputs:
-        for effect in engine.handle(journal.from_row(entry.kind, entry.body, read), entry.at):
-            if isinstance(effect, Versioned):
-                seen += 1
-                yield effect.version, effect.sha256, ledger.get(effect.version, "")
-    if seen != row.version:
-        sentence = f"The journal of {run} leads to version {seen}, the ledger to {row.version}: it is not complete"
-        raise ShoalError("not-found", sentence)
 
 
 def _of(device: Device, updates: list[tuple[Update, dict[str, Any]]], on: float, away: float) -> Conditions:

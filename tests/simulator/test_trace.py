@@ -1,4 +1,4 @@
-"""From live runs: their conditions become a population, their journals lead to their models."""
+"""From live runs: the conditions they met with become a population."""
 
 from __future__ import annotations
 
@@ -7,13 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from attrs import evolve
-from sqlalchemy import delete
 
 from coordinator.errors import ShoalError
 from coordinator.settings import sqlite_url
-from coordinator.simulator import population, replay
+from coordinator.simulator import population, trace
 from coordinator.store.database import Database
-from coordinator.store.models import Input
 from protocol.messages import Timings
 from tests.training.house import House
 
@@ -41,30 +39,15 @@ def lived(tmp_path):
     house.close()
 
 
-def test_a_runs_journal_in_virtual_time_leads_to_the_same_models(lived):
-    house, run = lived
-    with house.database.read() as session:
-        compared = list(replay.versions(session, house.blobs, house.segments.read, run))
-    assert len(compared) == 8
-    assert [mine for _, mine, _ in compared] == [theirs for _, _, theirs in compared]
-
-
-def test_a_journal_with_a_gap_is_told_of(lived):
-    house, run = lived
-    house.steward.write(lambda session: session.execute(delete(Input).where(Input.run_id == run, Input.seq > 20)))
-    with house.database.read() as session, pytest.raises(ShoalError, match="not complete"):
-        list(replay.versions(session, house.blobs, house.segments.read, run))
-
-
 def test_the_conditions_of_a_run_become_a_population(lived):
     house, run = lived
     with house.database.read() as session:
-        found = replay.conditions(session, run)
+        found = trace.conditions(session, run)
     fast, slow = found
     assert (fast.device, slow.device, fast.label) == ("fast", "slow", "pi4")
     for width, ms in fast.ms_per_sample.items():
         assert slow.ms_per_sample[width] == pytest.approx(2 * ms)
-    read = population.parse(replay.to_toml(run, found), Path())
+    read = population.parse(trace.to_toml(run, found), Path())
     assert [group.name for group in read.groups] == ["fast", "slow"]
     assert read.devices == 2
     assert dict(read.groups[0].compute.ms_per_sample) == pytest.approx(fast.ms_per_sample)
@@ -77,14 +60,14 @@ def test_a_run_without_updates_gives_no_population(lived):
     other = house.start_run()
     with house.database.read() as session:
         with pytest.raises(ShoalError, match="no device with 3 updates"):
-            replay.conditions(session, other)
+            trace.conditions(session, other)
         with pytest.raises(ShoalError, match="There is no run 'nowhere'"):
-            replay.conditions(session, "nowhere")
+            trace.conditions(session, "nowhere")
 
 
 def test_absences_are_carried_over(lived):
     house, run = lived
     with house.database.read() as session:
-        first = evolve(replay.conditions(session, run)[0], away=20.0, on=60.0)
-    read = population.parse(replay.to_toml(run, [first]), Path())
+        first = evolve(trace.conditions(session, run)[0], away=20.0, on=60.0)
+    read = population.parse(trace.to_toml(run, [first]), Path())
     assert (read.groups[0].availability.on, read.groups[0].availability.away) == (60.0, 20.0)
