@@ -3,9 +3,9 @@
 ``.har_mlp``: simulated device-updates per second on two processes, one seed each: the MLP for 561 features (178,000
 parameters) at full width, one local epoch (11 batches of 32), FedBuff, 20 devices of phones-flash, samples of made-up
 numbers where SHOAL_DATA (default ../shared/data) has no har_features.npz. ``.processor`` is the processor time of one
-of them, which neighbours on the machine do not change much; two cores and 50 per second leave 40 ms. ``.check_ins``: 5,000 devices check in every
-ten minutes of one virtual day while the run is paused, so that nothing is trained: minutes, and ``.rss`` in MiB. The
-references are the bars: 50 per second, ten minutes, 2,048 MiB.
+of them, which neighbours on the machine do not change much; two cores and 50 per second leave 40 ms. ``.check_ins``:
+5,000 devices check in every ten minutes of one virtual day while the run is paused, so that nothing is trained:
+minutes, and ``.rss`` in MiB. The references are the bars: 50 per second, ten minutes, 2,048 MiB.
 """
 
 from __future__ import annotations
