@@ -32,7 +32,7 @@ SETTINGS = """settings: agent.toml in the home, or environment variables SHOAL_A
   data         the training data, an .npz file with x [n, ...] and y [n]
   heartbeat    seconds between two signs of life (default: what the coordinator says)
   threads      threads of the training runtime (default 1)
-  backend      litert or tflite (default: the faster one installed)
+  backend      litert, tflite or numpy (default: the fastest one installed)
   cache_bytes  size of the cache for models (default 268435456)
   pace         at least 1: every training step takes this multiple of its own time, the rest is slept; makes a
                fast machine stand in for a slow board (default 1)

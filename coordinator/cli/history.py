@@ -168,7 +168,7 @@ def events(home: Path | None, limit: int, form: str, **span: Any) -> None:
 @click.option("--format", "form", type=click.Choice(["json"]), default="json", show_default=True)
 @home_option
 def lineage(home: Path | None, run: str, version: int | None, form: str) -> None:
-    """Where a version comes from: recipe, model and seed, every device, and every update of every version before.
+    """Where a version comes from: recipe, model, first weights, every device, every update of every version before.
 
     \b
     Example:

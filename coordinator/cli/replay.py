@@ -17,6 +17,7 @@ from coordinator.cli.db import opened
 from coordinator.cli.output import facts, json_option, print_json
 from coordinator.errors import ShoalError
 from coordinator.store import models, segments
+from coordinator.store.blobs import Blobs
 from coordinator.training.evaluation import Evaluation, read_dataset
 from coordinator.training.replay import Replay, replay
 from protocol.weights import add, norm
@@ -46,13 +47,14 @@ def replay_run(name: str, without: tuple[str, ...], home: Path | None, as_json: 
     def read(segment: int, offset: int, size: int) -> bytes:
         return segments.read(folder / "segments", segment, offset, size)
 
+    blobs = Blobs(folder / "blobs")
     with opened(home) as database, database.read() as session:
         row = session.get(models.Run, name)
         devices = frozenset(_device(session, name, device) for device in without)
-        found = _shown(lambda progress: replay(session, read, name, progress=progress), name)
+        found = _shown(lambda progress: replay(session, blobs, read, name, progress=progress), name)
         report = _report(name, found)
         if without:
-            other = _shown(lambda progress: replay(session, read, name, devices, progress), name)
+            other = _shown(lambda progress: replay(session, blobs, read, name, devices, progress), name)
             report |= _without(found, other, without, row.dataset if row is not None else "")
     print_json(report) if as_json else facts(report.items())
     if found.differs is not None:

@@ -27,7 +27,7 @@ from coordinator.errors import ShoalError
 from coordinator.settings import sqlite_url
 from coordinator.store.copying import copy
 from coordinator.store.database import Database
-from coordinator.store.models import Assignment, Base, Input, Snapshot, Update
+from coordinator.store.models import Assignment, Base, Input, Run, Snapshot, Update
 
 FORMAT: Final = 1
 FOLDERS: Final = ("segments", "blobs", "tls")
@@ -143,6 +143,8 @@ def _needed(place: Path) -> Iterator[str]:
     """The files without which a run could not go on from this database."""
     with _reading(place) as database, database.read() as session:
         blobs = set(session.scalars(select(Snapshot.sha256)))
+        if any(column["name"] == "initial_sha256" for column in inspect(session.connection()).get_columns("run")):
+            blobs |= set(session.scalars(select(Run.initial_sha256).where(Run.initial_sha256.is_not(None))))
         for column in (Assignment.artifact_sha256, Assignment.weights_sha256):
             blobs |= set(session.scalars(select(column).where(Assignment.state.in_(("offered", "taken"))).distinct()))
         yield from (f"blobs/{sha256[:2]}/{sha256}" for sha256 in sorted(blobs))

@@ -33,6 +33,8 @@ class Run(Base):
     """The recipe as TOML, complete with defaults."""
     recipe_name: Mapped[str] = mapped_column(String(80))
     seed: Mapped[int]
+    initial_sha256: Mapped[str | None] = mapped_column(String(64))
+    """The blob with the weights of version 0; without one the seed draws them."""
     target: Mapped[float | None] = mapped_column(Float)
     """Test accuracy at which the run ends by itself."""
     dataset: Mapped[str] = mapped_column(Text, default="")

@@ -26,13 +26,15 @@ from protocol.messages import Amend, Assignment, Blob, Fresh, Receipt, Retry
 
 @define
 class Consequences:
-    """Those of one input. ``pace`` seconds is when a device without work comes back; ``place`` is where a delivered
-    body lies; ``lost`` is an assignment that the input makes the engine close because its weights are gone."""
+    """Those of one input. ``pace`` seconds is when a device without work comes back; ``runtime`` is what one that
+    checked in trains with; ``place`` is where a delivered body lies; ``lost`` is an assignment that the input makes the
+    engine close because its weights are gone."""
 
     turn: Turn
     run: LiveRun
     book: Ledger
     pace: float
+    runtime: str
     place: journal.Place
     lost: str | None
 
@@ -61,9 +63,9 @@ class Consequences:
 
     def _offer(self, offer: Offered) -> None:
         if offer.again:
-            delivery = self.run.delivery_again(self.turn.session, offer)
+            delivery = self.run.delivery_again(self.turn.session, offer, self.runtime)
         else:
-            delivery = self.run.delivery(offer)
+            delivery = self.run.delivery(offer, self.runtime)
             self.book.offered(offer, delivery)
         self.turn.seen(offer.device, assignment_id=offer.assignment)
         message = Assignment(

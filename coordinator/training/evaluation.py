@@ -38,44 +38,84 @@ class Dataset:
     control: Dataset | None = None
 
 
+def read_arrays(path: Path, prefix: str = "") -> tuple[Array, NDArray[Any]]:
+    """The arrays x and y of an npz file, x as float32 and bytes as 0 … 1; ShoalError ``bad-dataset``."""
+    try:
+        with _opened(path) as file:
+            x, y = np.asarray(file[f"{prefix}x"]), np.asarray(file[f"{prefix}y"])
+    except Exception as error:  # a damaged archive ends in a dozen kinds of them
+        what = f"{path} is not an npz file with arrays {prefix}x and {prefix}y: {error}"
+        raise ShoalError("bad-dataset", what) from error
+    if x.dtype.kind not in "fiu" or not np.isfinite(x).all():
+        raise ShoalError("bad-dataset", f"{path}: {prefix}x must hold finite numbers, its type is {x.dtype}")
+    return (x.astype(np.float32) / 255 if x.dtype == np.uint8 else x.astype(np.float32)), y
+
+
+def _opened(path: Path) -> np.lib.npyio.NpzFile:
+    if not path.is_file():  # opening a pipe would wait for somebody to write into it
+        raise FileNotFoundError("there is no such file")
+    loaded = np.load(path, allow_pickle=False)
+    if not isinstance(loaded, np.lib.npyio.NpzFile):
+        raise ValueError("it is a single array")
+    return loaded
+
+
 def read_dataset(path: Path, spec: ModelSpec) -> Dataset:
     """A test set from an npz file with arrays x and y that fit the model; ShoalError ``bad-dataset`` otherwise.
 
     Arrays control_x and control_y beside them are the control set: searches and stop rules look at it, so that the
     test set only reports.
     """
-    try:
-        if not path.is_file():  # opening a pipe would wait for somebody to write into it
-            raise FileNotFoundError("there is no such file")
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: np.asarray(file[name]) for name in ("x", "y", "control_x", "control_y") if name in file}
-        test = arrays["x"], arrays["y"]
-    except Exception as error:  # a damaged archive ends in a dozen kinds of them
-        raise ShoalError("bad-dataset", f"{path} is not an npz file with arrays x and y: {error}") from error
-    control = None
-    if "control_x" in arrays or "control_y" in arrays:
-        empty = np.zeros(0)
-        control = _fitting(path, arrays.get("control_x", empty), arrays.get("control_y", empty), spec, "control_")
-    return evolve(_fitting(path, *test, spec, ""), control=control)
+    test = _fitting(path, spec, "")
+    with _opened(path) as file:
+        controlled = bool({"control_x", "control_y"} & set(file.files))
+    return evolve(test, control=_fitting(path, spec, "control_")) if controlled else test
 
 
-def _fitting(path: Path, x: np.ndarray[Any, Any], y: np.ndarray[Any, Any], spec: ModelSpec, prefix: str) -> Dataset:
-    if x.dtype == np.uint8:
-        x = x.astype(np.float32) / 255
+def _fitting(path: Path, spec: ModelSpec, prefix: str) -> Dataset:
+    x, y = read_arrays(path, prefix)
     if x.shape[1:] != spec.input or y.shape != x.shape[:1] or not len(y):
         found = f"{prefix}x {x.shape} and {prefix}y {y.shape}"
         raise ShoalError("bad-dataset", f"{path} holds {found}, the model takes {spec.input}")
     if y.dtype.kind not in "iu" or y.min() < 0 or y.max() >= spec.classes:
         raise ShoalError("bad-dataset", f"{path}: {prefix}labels must be whole numbers from 0 to {spec.classes - 1}")
-    if x.dtype.kind not in "fiu" or not np.isfinite(x).all():
-        raise ShoalError("bad-dataset", f"{path}: {prefix}x must hold finite numbers, its type is {x.dtype}")
-    return Dataset(x.astype(np.float32), y.astype(np.int32))
+    return Dataset(x, y.astype(np.int32))
+
+
+def batch_statistics(spec: ModelSpec, probe: TrainStep, weights: Weights, x: Array) -> Weights:
+    """Mean and variance of every static batch norm over ``x`` [n, *input], n ≥ 1; empty if there is none.
+
+    HeteroFL (Diao et al., ICLR 2021) sends none and queries the data once when a model is evaluated. ``probe`` is a
+    ``train`` artifact of the width of ``weights``; its labels play no part, and at learning rate 0 nothing moves. Each
+    batch is normalised by itself, as while training; the law of total variance joins them.
+    """
+    batch = probe.batch
+    y = np.zeros((batch,) if spec.labelled else (batch, spec.classes), np.int32 if spec.labelled else np.float32)
+    rng = np.random.default_rng(0)  # a norm behind dropout sees what it saw in training
+    shares: list[float] = []
+    found: list[Weights] = []
+    for start in range(0, len(x), batch):
+        rows = x[start : start + batch]
+        shares.append(len(rows) / len(x))
+        there = (np.arange(batch) < len(rows)).astype(np.float32)
+        padded = np.concatenate([rows, np.zeros((batch - len(rows), *x.shape[1:]), np.float32)])
+        options = {name: rng.random(shape, np.float32) for name, shape in probe.options.items()}
+        probe.load(weights)
+        found.append(probe.step(padded, y, there, 0.0, options).found)
+    joined: Weights = {}
+    for norm in (name.removesuffix(".mean") for name in found[0] if name.endswith(".mean")):
+        means, variances = (np.stack([one[f"{norm}.{kind}"] for one in found]) for kind in ("mean", "variance"))
+        mean = np.average(means, 0, shares)
+        joined[f"{norm}.mean"] = mean.astype(np.float32)
+        joined[f"{norm}.variance"] = np.average(variances + (means - mean) ** 2, 0, shares).astype(np.float32)
+    return joined
 
 
 class Evaluation:
     """One model's test set and its compiled network."""
 
     def __init__(self, spec: ModelSpec, dataset: Dataset) -> None:
+        self._spec = spec
         self._dataset = dataset
         self._inference = Inference(compile_model(spec, FULL, BATCH, "infer").content)
         normed = bool(self._inference.statistics)
@@ -101,7 +141,8 @@ class Evaluation:
         return accuracy, loss if math.isfinite(loss) else WORST
 
     def _measure(self, weights: Weights, dataset: Dataset) -> tuple[float, float]:
-        self._inference.load(weights, self._statistics(weights))
+        probe = self._probe
+        self._inference.load(weights, batch_statistics(self._spec, probe, weights, dataset.x) if probe else {})
         correct, loss = 0, 0.0
         for start in range(0, len(dataset.y), BATCH):
             y = dataset.y[start : start + BATCH]
@@ -111,31 +152,6 @@ class Evaluation:
             loss += float((log_sum - shifted[np.arange(len(y)), y]).sum())
             correct += int((logits.argmax(axis=1) == y).sum())
         return correct / len(dataset.y), loss / len(dataset.y)
-
-    def _statistics(self, weights: Weights) -> Weights:
-        """Means and variances of static batch norms over the test samples, averaged over their batches.
-
-        HeteroFL (Diao et al., ICLR 2021) sends none and queries the data once when a model is evaluated. The labels
-        play no part, and at learning rate 0 nothing moves.
-        """
-        if self._probe is None:
-            return {}
-        self._probe.load(weights)
-        rng = np.random.default_rng(0)  # a norm behind dropout sees what it saw in training
-        sums: Weights = {}
-        batches = range(0, len(self._dataset.y), BATCH)
-        for start in batches:
-            x, y = self._dataset.x[start : start + BATCH], self._dataset.y[start : start + BATCH]
-            there = np.zeros(BATCH, np.float32)
-            there[: len(y)] = 1
-            rest = BATCH - len(y)
-            x = np.concatenate([x, np.zeros((rest, *x.shape[1:]), np.float32)])
-            options = {name: rng.random(shape, np.float32) for name, shape in self._probe.options.items()}
-            found = self._probe.step(x, np.pad(y, (0, rest)), there, 0.0, options).found
-            for name, value in found.items():
-                share = value * np.float32(len(y) / len(self._dataset.y))
-                sums[name] = sums[name] + share if name in sums else share
-        return sums
 
 
 Found = tuple[float, float]

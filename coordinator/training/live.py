@@ -8,21 +8,21 @@ from collections import Counter, defaultdict
 from collections.abc import Callable
 from functools import partial
 
-import numpy as np
 from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
 from coordinator.compiler.compile import compile_model
 from coordinator.compiler.cost import flops
 from coordinator.compiler.optimiser import Training
-from coordinator.compiler.shapes import initial_weights, layout
+from coordinator.compiler.shapes import layout
 from coordinator.compiler.spec import ModelSpec
+from coordinator.compiler.targets import reads, target_of
 from coordinator.errors import ShoalError
 from coordinator.store import ledger, models
 from coordinator.store.blobs import Blobs
 from coordinator.store.ledger import Delivery
 from coordinator.strategies.base import Cost
-from coordinator.training import journal, recipe
+from coordinator.training import initial, journal, recipe
 from coordinator.training.engine import Engine, Setting
 from coordinator.training.evaluation import Evaluation
 from coordinator.training.inputs import Offered, Refreshed
@@ -39,15 +39,15 @@ SNAPSHOT_INPUTS = 200
 
 
 class LiveRun:
-    """One run in memory. Belongs to the steward's thread."""
+    """One run in memory. Belongs to the steward's thread. ShoalError not-found if its first weights are gone."""
 
     def __init__(self, row: models.Run, spec: ModelSpec, evaluation: Evaluation | None, blobs: Blobs) -> None:
         self.id = row.id
         self.spec = spec
         self.evaluation = evaluation
         self._blobs = blobs
-        self.engine = begun(row, spec)
-        self._artifacts: dict[tuple[float, int, Training, int], tuple[str, int]] = {}
+        self.engine = begun(row, spec, blobs)
+        self._artifacts: dict[tuple[float, int, Training, int, str], tuple[str, int]] = {}
         self._current: dict[tuple[float, int], tuple[str, int]] = {}
         self._version = -1
         self._users: Counter[str] = Counter()
@@ -57,9 +57,9 @@ class LiveRun:
 
     # -- what devices fetch --------------------------------------------------------------------------------------
 
-    def delivery(self, offer: Offered) -> Delivery:
-        """Artifact and cut weights for a new offer, stored as blobs."""
-        artifact = self._artifact(offer.plan)
+    def delivery(self, offer: Offered, runtime: str) -> Delivery:
+        """Artifact and cut weights for a new offer, stored as blobs; ``runtime`` is what the device trains with."""
+        artifact = self._artifact(offer.plan, target_of(runtime))
         weights = self._cut(offer.plan)
         self._use(offer.assignment, weights[0])
         return Delivery(*artifact, *weights)
@@ -70,12 +70,13 @@ class LiveRun:
         self._use(refresh.assignment, weights[0])
         return weights
 
-    def delivery_again(self, session: Session, offer: Offered) -> Delivery:
-        """What was offered before; ShoalError not-found if its weights are gone. An artifact that is gone is compiled
-        anew."""
+    def delivery_again(self, session: Session, offer: Offered, runtime: str) -> Delivery:
+        """What was offered before; ShoalError not-found if its weights are gone. An artifact that is gone, or that the
+        device's runtime does not read any more, is compiled anew."""
         artifact, weights = ledger.delivery(session, offer.assignment)
-        if not self._blobs.has(artifact):
-            artifact = self._artifact(offer.plan)[0]
+        target = target_of(runtime)
+        if not self._readable(artifact, target):
+            artifact = self._artifact(offer.plan, target)[0]
             # Another compiler than the one before may have made other bytes: devices fetch what their row names.
             mine = models.Assignment.id == offer.assignment
             session.execute(update(models.Assignment).where(mine).values(artifact_sha256=artifact))
@@ -110,15 +111,22 @@ class LiveRun:
         self._weights_of[assignment].append(weights)
         self._users[weights] += 1
 
-    def _artifact(self, plan: Plan) -> tuple[str, int]:
+    def _artifact(self, plan: Plan, target: str) -> tuple[str, int]:
         wanted = training(plan)
-        key = plan.width, plan.batch, wanted, self.engine.core.shape_epoch
+        key = plan.width, plan.batch, wanted, self.engine.core.shape_epoch, target
         known = self._artifacts.get(key)
         if known is None or not self._blobs.has(*known):
             part = nested(self.engine.core.layout, plan.width)  # counts mean the same in the layout of the spec
-            content = compile_model(self.spec, part, plan.batch, "train", training=wanted).content
+            made = compile_model(self.spec, part, plan.batch, "train", training=wanted, target=target)
+            content = made.for_backend(target)
             known = self._artifacts[key] = self._blobs.put(content), len(content)
         return known
+
+    def _readable(self, artifact: str, target: str) -> bool:
+        try:
+            return reads(target, self._blobs.get(artifact))
+        except ShoalError:
+            return False
 
     def _cut(self, plan: Plan) -> tuple[str, int]:
         """The part of the current version that a plan trains; cut once per version, and again should it have gone."""
@@ -209,12 +217,12 @@ class LiveRun:
         self._since_snapshot = 0
 
 
-def begun(row: models.Run, spec: ModelSpec, without: frozenset[str] = frozenset()) -> Engine:
+def begun(row: models.Run, spec: ModelSpec, blobs: Blobs, without: frozenset[str] = frozenset()) -> Engine:
     """The engine of a run as it began; what comes from the devices ``without`` will count as zero."""
     cookbook, costs = recipe.parse(row.recipe), partial(cost, spec)
     measured, control = bool(row.dataset), bool(row.control)
     setting = Setting(row.id, cookbook, layout(spec), costs, row.seed, row.target, measured, control, without)
-    return Engine(setting, initial_weights(spec, np.random.default_rng(row.seed)))
+    return Engine(setting, initial.weights(row, spec, blobs))
 
 
 def cost(spec: ModelSpec, part: Subnetwork) -> Cost:

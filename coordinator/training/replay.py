@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from coordinator.compiler.spec import ModelSpec
 from coordinator.errors import ShoalError
 from coordinator.store import models
+from coordinator.store.blobs import Blobs
 from coordinator.training import journal
 from coordinator.training.inputs import Versioned
 from coordinator.training.live import begun
@@ -44,6 +45,7 @@ class Replay:
 
 def replay(
     session: Session,
+    blobs: Blobs,
     read: Read,
     run: str,
     without: frozenset[str] = frozenset(),
@@ -59,7 +61,7 @@ def replay(
     if row is None:
         raise ShoalError("not-found", f"There is no run {run[:80]!r}")
     spec = ModelSpec.from_json(session.scalars(select(models.Model.spec).filter_by(id=row.model_id)).one())
-    engine = begun(row, spec, without)
+    engine = begun(row, spec, blobs, without)
     known = {} if without else dict(_hashes(session, run))
     total = session.scalar(select(func.count()).where(models.Input.run_id == run)) or 0
     differs, compared = None, 0

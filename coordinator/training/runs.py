@@ -18,7 +18,7 @@ from coordinator.store import models
 from coordinator.store.blobs import Blobs
 from coordinator.store.ledger import Ledger
 from coordinator.store.segments import Segments
-from coordinator.training import journal, recipe
+from coordinator.training import initial, journal, recipe
 from coordinator.training.computations import COMPUTATIONS
 from coordinator.training.consequences import Consequences
 from coordinator.training.effects import EVALUATE
@@ -55,7 +55,8 @@ _INPUT = insert(models.table_of(models.Input))
 
 @frozen(eq=False)
 class Wanted:
-    """What a run is to be made of, read and checked; ``dataset`` is the path of its test set, or nothing."""
+    """What a run is to be made of, read and checked; ``dataset`` is the path of its test set, or nothing, ``weights``
+    the file it begins with, if not with weights its seed draws."""
 
     spec: ModelSpec
     recipe: recipe.Recipe
@@ -63,6 +64,7 @@ class Wanted:
     dataset: str
     target: float | None
     seed: int
+    weights: bytes | None = field(default=None, repr=False)
 
 
 @define
@@ -103,7 +105,8 @@ class Runs:
         book = Ledger(turn.session, run.id, turn.now, self.heartbeat)
         if isinstance(given, Evaluated):
             book.evaluated(given)
-        follow = Consequences(turn, run, book, self.pace, place or (0, 0), lost)
+        runtime = given.check_in.runtime if isinstance(given, CheckedIn) else ""
+        follow = Consequences(turn, run, book, self.pace, runtime, place or (0, 0), lost)
         for effect in run.engine.handle(given, turn.now):
             follow.of(effect)
             match effect:
@@ -189,6 +192,7 @@ class Runs:
             recipe=cookbook.to_toml(),
             recipe_name=cookbook.name,
             seed=wanted.seed,
+            initial_sha256=None if wanted.weights is None else self.blobs.put(wanted.weights, durable=True),
             target=wanted.target,
             dataset=wanted.dataset,
             control=wanted.evaluation is not None and wanted.evaluation.has_control,
@@ -246,8 +250,8 @@ class Runs:
         going = models.Run.state.not_in(ENDED) & ~models.Run.simulated
         for row in turn.session.execute(select(models.Run).where(going)).scalars().all():
             book = Ledger(turn.session, row.id, turn.now, self.heartbeat)
-            run = self._rebuild(row, turn, book)
             try:
+                run = self._rebuild(row, turn, book)
                 inputs = run.recover(turn.session, self.segments.read)
             except ShoalError as error:
                 # One run whose past is lost must not keep the others from going on.
@@ -286,7 +290,9 @@ class Runs:
                 run.snapshot(turn.session, self.seq, turn.now)
 
 
-def prepare(*, model: str, recipe_text: str, dataset: str, target: float | None, seed: int) -> Wanted:
+def prepare(
+    *, model: str, recipe_text: str, dataset: str, target: float | None, seed: int, weights: str = ""
+) -> Wanted:
     """Read and check everything a run is made of, and compile what measures it: seconds, on the thread of whoever
     asks. ShoalError with what does not fit."""
     spec = read_spec(model)
@@ -297,10 +303,11 @@ def prepare(*, model: str, recipe_text: str, dataset: str, target: float | None,
         raise ShoalError("bad-request", "a target needs the coordinator's own test set: name a dataset")
     if not 0 <= seed < 1 << 31:
         raise ShoalError("bad-request", f"seed is {seed}, expected a whole number from 0 to 2147483647")
+    began = initial.read_file(Path(weights), spec) if weights else None
     if not dataset:
-        return Wanted(spec, cookbook, None, "", target, seed)
+        return Wanted(spec, cookbook, None, "", target, seed, began)
     evaluation = Evaluation(spec, read_dataset(Path(dataset), spec))
-    return Wanted(spec, cookbook, evaluation, str(Path(dataset).resolve()), target, seed)
+    return Wanted(spec, cookbook, evaluation, str(Path(dataset).resolve()), target, seed, began)
 
 
 def read_spec(model: str) -> ModelSpec:

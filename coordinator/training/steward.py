@@ -131,9 +131,10 @@ class Steward(threading.Thread):
         seed: int,
         by: str,
         name: str | None = None,
+        weights: str = "",
     ) -> str:
         # On the caller's thread: while a large test set is read, devices are still answered.
-        wanted = prepare(model=model, recipe_text=recipe, dataset=dataset, target=target, seed=seed)
+        wanted = prepare(model=model, recipe_text=recipe, dataset=dataset, target=target, seed=seed, weights=weights)
         return self._ask(lambda turn: self._runs.start(turn, wanted, by=by, name=name))
 
     def operate(self, run: str, action: str, by: str) -> None:

@@ -14,6 +14,7 @@ import sys
 import threading
 from contextlib import closing
 from datetime import UTC, datetime
+from pathlib import Path
 
 import click
 import pyarrow
@@ -174,17 +175,18 @@ class TestOperating:
         assert said.exit_code == 1
         assert "Error: There is no such thing: There is n" in said.output
 
-    def test_a_run_is_started_from_files_listed_steered_and_stopped(self, shoal, running, tmp_path):
+    def test_a_run_is_started_from_files_listed_steered_and_stopped(self, shoal, running, services, tmp_path):
         (tmp_path / "spec.json").write_text('{"layers": []}')
         started = shoal(
             *("run", "start", "--model", str(tmp_path / "spec.json"), "--recipe", "fedbuff", "--dataset", "test.npz"),
-            *("--target", "0.9", "--seed", "7", "--name", "run-2", "--json"),
+            *("--target", "0.9", "--seed", "7", "--name", "run-2", "--weights", "given.safetensors", "--json"),
         )
         assert started.exit_code == 0, started.output
         found = json.loads(started.output)
         assert (found["row"]["id"], found["seed"], found["row"]["created_by"]) == ("run-2", 7, "local")
         assert found["dataset"].startswith("/")
         assert found["dataset"].endswith("test.npz")
+        assert services.commands.given == [str(Path("given.safetensors").absolute())]
         listed = shoal("run", "list").output
         assert all(run in listed for run in ("run-1", "run-2"))
         for action, state in (("pause", "paused"), ("resume", "running"), ("stop", "stopped")):

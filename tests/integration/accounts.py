@@ -50,18 +50,19 @@ def replay(home: Path, run: str) -> int:
     """Recompute a coordinator's run that is not served from the first input on: every version comes out with the hash
     that the books have, and what a start would recover is the same in every bit of its state. Returns the number of
     versions."""
+    blobs = Blobs(home / "blobs")
     database = Database(sqlite_url(home / "shoal.db"), read_only=True)
 
     def read(segment: int, offset: int, size: int) -> bytes:
         return segments.read(home / "segments", segment, offset, size)
 
     with database.read() as session:
-        found = replayed(session, read, run)
+        found = replayed(session, blobs, read, run)
         assert found.differs is None
         assert found.compared == found.version
         row = session.get_one(models.Run, run)
         spec = ModelSpec.from_json(session.get_one(models.Model, row.model_id).spec)
-        recovered = LiveRun(row, spec, None, Blobs(home / "blobs"))
+        recovered = LiveRun(row, spec, None, blobs)
         recovered.recover(session, read)
         assert recovered.engine.snapshot() == found.snapshot
     database.close()

@@ -87,6 +87,15 @@ def test_what_was_backed_up_is_what_is_restored(fleet, home, tmp_path, blob):
     assert sorted(path.name for path in home.iterdir() if path.name.startswith(".")) == []
 
 
+def test_the_weights_that_a_run_began_with_are_part_of_it(fleet, home, tmp_path):
+    given = Blobs(home / "blobs").put(b"first weights")
+    with fleet.write() as session:
+        session.execute(text("UPDATE run SET initial_sha256 = :given WHERE id = 'digits-1'"), {"given": given})
+    assert archive.backup(home, fleet.url, tmp_path / "shoal.tar").missing == ()
+    Blobs(home / "blobs").remove(given)
+    assert archive.backup(home, fleet.url, tmp_path / "short.tar").missing == (f"blobs/{given[:2]}/{given}",)
+
+
 def test_a_backup_is_restored_into_postgresql_as_well(fleet, home, tmp_path, new_database):
     file, new = tmp_path / "shoal.tar", tmp_path / "new"
     new.mkdir()

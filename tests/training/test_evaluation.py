@@ -11,10 +11,20 @@ from contextlib import suppress
 import numpy as np
 import pytest
 
+from coordinator.compiler.compile import compile_model
 from coordinator.compiler.shapes import initial_weights
 from coordinator.compiler.spec import ModelSpec
 from coordinator.errors import ShoalError
-from coordinator.training.evaluation import BATCH, WORST, Dataset, Evaluation, Evaluator, read_dataset
+from coordinator.training.evaluation import (
+    BATCH,
+    WORST,
+    Dataset,
+    Evaluation,
+    Evaluator,
+    batch_statistics,
+    read_dataset,
+)
+from device_agent.runtime import TrainStep
 
 SPEC = ModelSpec.from_json('{"name": "linear", "input": [2], "classes": 2, "layers": [{"dense": {"units": 2}}]}')
 IDENTITY = {"dense1.weight": np.eye(2, dtype=np.float32), "dense1.bias": np.zeros(2, np.float32)}
@@ -61,6 +71,18 @@ def test_a_batch_norm_takes_its_statistics_from_the_test_samples():
     accuracy, loss = Evaluation(spec, dataset([[1], [3]], [1, 0])).measure(given)
     assert accuracy == 1.0
     assert loss == pytest.approx(math.log(1 + math.exp(-10)), rel=1e-3)
+
+
+def test_batches_are_joined_by_the_law_of_total_variance():
+    text = """{"name": "norm", "input": [2], "classes": 2, "layers": ["batch_norm", {"dense": {"units": 2}}]}"""
+    spec = ModelSpec.from_json(text)
+    x = np.array([[0, 1], [0, 2], [4, 3], [4, 5], [10, 8]], np.float32)  # in batches of 2, the last one padded
+    probe = TrainStep(compile_model(spec, batch=2).content)
+    found = batch_statistics(spec, probe, initial_weights(spec, np.random.default_rng(0)), x)
+    (mean,) = (value for name, value in found.items() if name.endswith(".mean"))
+    (variance,) = (value for name, value in found.items() if name.endswith(".variance"))
+    np.testing.assert_allclose(mean, x.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(variance, x.var(0), rtol=1e-6)
 
 
 # -- reading -----------------------------------------------------------------------------------------------------

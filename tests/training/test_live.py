@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from sqlalchemy import delete, update
 
+from coordinator.compiler.compile import compile_model
 from coordinator.compiler.shapes import layout
+from coordinator.compiler.targets import target_of
 from coordinator.errors import ShoalError
 from coordinator.store import models, segments
 from coordinator.strategies.base import Cost
@@ -17,7 +19,7 @@ from protocol.messages import Retry
 from protocol.subnetwork import FULL, nested
 from protocol.weights import digest
 
-from .house import FEDASMU, FEDAVG, HALF, RECIPE, SSP, START, TOY, WHALE, Device
+from .house import FEDASMU, FEDAVG, HALF, LAYOUT, RECIPE, SSP, START, TOY, WHALE, Device
 
 RECIPES = {"fedbuff": RECIPE, "fedasmu": FEDASMU, "whale": WHALE, "ssp": SSP}
 recipes = pytest.mark.parametrize("recipe", list(RECIPES.values()), ids=list(RECIPES))
@@ -44,6 +46,32 @@ def test_devices_of_one_version_and_width_share_their_files(house):
     first, second = a.check_in(), b.check_in()
     assert (first.artifact, first.weights) == (second.artifact, second.weights)
     assert files(house) == {first.artifact.sha256, first.weights.sha256}
+
+
+def test_every_runtime_gets_the_artifact_it_is_fastest_with(house):
+    house.start_run(HALF)
+    names = ("litert", "tflite", "tflite-2.14", "numpy", "another", "numpy-2")
+    works = {n: device.check_in(runtime=n) for n, device in zip(names, house.enrol(*"abcdef"), strict=True)}
+    contents = {name: house.blobs.get(work.artifact.sha256) for name, work in works.items()}
+    assert len({work.weights for work in works.values()}) == 1
+    for name, content in contents.items():
+        made = compile_model(read_spec(TOY), nested(LAYOUT, 0.5), 4, target=target_of(name))
+        assert content == made.for_backend(name.partition("-")[0])
+    assert contents["numpy"][:1] == contents["numpy-2"][:1] == b"{"
+    assert contents["another"] == contents["litert"]
+
+
+def test_held_work_comes_in_the_form_the_device_reads_now(house):
+    """A board whose LiteRT wheel went, or came, between offer and check-in."""
+    house.start_run()
+    (a,) = house.enrol("a")
+    work = a.check_in(runtime="litert")
+    assert a.check_in(runtime="litert", held=work.id).artifact == work.artifact
+    moved = a.check_in(runtime="numpy", held=work.id)
+    assert (moved.id, moved.weights) == (work.id, work.weights)
+    assert house.blobs.get(moved.artifact.sha256)[:1] == b"{"
+    assert house.row(models.Assignment, id=work.id).artifact_sha256 == moved.artifact.sha256
+    assert a.check_in(runtime="tflite", held=work.id).artifact == work.artifact
 
 
 def test_weights_go_when_nobody_trains_from_them_any_more(house):

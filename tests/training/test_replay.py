@@ -25,7 +25,7 @@ def played(house, recipe, turns=7):
 
 def again(house, run, without=(), **given):
     with house.database.read() as session:
-        return replay(session, house.segments.read, run, frozenset(without), **given)
+        return replay(session, house.blobs, house.segments.read, run, frozenset(without), **given)
 
 
 @pytest.mark.parametrize("recipe", [RECIPE, FEDASMU, WHALE], ids=["fedbuff", "fedasmu", "whale-fl"])
