@@ -158,7 +158,9 @@ class Desk:
         book = Ledger(self.session, self.run.id, self._now, HEARTBEAT)
         if isinstance(given, Evaluated):
             book.evaluated(given)
-        follow = Consequences(turn, self.run, book, max(2.0, len(self.idle) / CHECK_INS), (0, 0), None)
+        pace = max(2.0, len(self.idle) / CHECK_INS)
+        runtime = given.check_in.runtime if isinstance(given, CheckedIn) else ""
+        follow = Consequences(turn, self.run, book, pace, runtime, (0, 0), None)
         versions: list[int] = []
         questions: list[int] = []
         for effect in self.run.engine.handle(given, self._now):

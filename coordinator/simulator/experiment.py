@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from random import Random
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from attrs import asdict, evolve, frozen
@@ -25,11 +25,10 @@ from coordinator.training.live import cost
 from coordinator.training.recipe import Recipe
 from coordinator.training.runs import read_spec
 from device_agent.dataset import Dataset
+from device_agent.runtime import backends
 from protocol.messages import FEATURES, PROTOCOL, CheckIn
 from protocol.subnetwork import WIDTHS, nested
 from protocol.weights import Array
-
-RUNTIME: Final = "simulated"
 
 
 @frozen(kw_only=True)
@@ -167,7 +166,7 @@ def _offer(dataset: Dataset) -> CheckIn:
         id="0",
         protocol=PROTOCOL,
         agent=__version__,
-        runtime=RUNTIME,
+        runtime=backends()[0],  # artifacts are compiled for the one that trains here
         features=FEATURES,
         samples=len(dataset),
         input=dataset.input,

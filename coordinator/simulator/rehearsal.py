@@ -17,7 +17,7 @@ from coordinator.simulator import result
 from coordinator.simulator.attic import Attic
 from coordinator.simulator.bench import Bench
 from coordinator.simulator.desk import HEARTBEAT, Desk
-from coordinator.simulator.experiment import RUNTIME, Prepared, muster
+from coordinator.simulator.experiment import Prepared, muster
 from coordinator.simulator.record import Checkpoint, Record, as_array
 from coordinator.simulator.world import BEGIN, Pace, World
 from coordinator.store import models
@@ -212,7 +212,7 @@ def _enrol(session: Session, live: LiveRun, world: World) -> None:
             "enrolled_at": BEGIN,
             "status": "offline",
             "status_at": BEGIN,
-            "runtime": RUNTIME,
+            "runtime": "simulated",
             "samples": len(board.dataset),
         }
         for id, board in world.boards.items()
