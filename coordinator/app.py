@@ -21,7 +21,7 @@ from flask import Flask
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 import web
-from coordinator import api, auth, operators
+from coordinator import api, auth, operators, tracing
 from coordinator.broker.access import COORDINATOR
 from coordinator.broker.embedded import BrokerError, EmbeddedBroker
 from coordinator.broker.link import Link
@@ -36,6 +36,7 @@ from coordinator.store.blobs import Blobs
 from coordinator.store.database import Database
 from coordinator.store.retention import Keep, Retention
 from coordinator.store.segments import Segments
+from coordinator.store.snapshots import Thinning
 from coordinator.training.steward import Steward
 
 log = logging.getLogger(__name__)
@@ -127,6 +128,9 @@ class Coordinator:
         broker = EmbeddedBroker(
             self._authenticator(password), host=self.settings.host, port=self.settings.mqtt_port, tls=tls
         )
+        tracer = tracing.connect(self.settings.traces, str(home.resolve())) if self.settings.traces else None
+        if tracer is not None:
+            self._closing.callback(tracer.close)
         # The link exists once the broker listens; nothing is sent before.
         links: list[Link] = []
         self.steward = Steward(
@@ -137,7 +141,9 @@ class Coordinator:
             clock=self._clock,
             send=lambda device, leaf, payload: links[0].send(device, leaf, payload),
             cut_off=broker.disconnect,
-            retain=Retention(_keep(self.settings), blobs, segments.folder).tend,
+            retain=Retention(Keep.of(self.settings), blobs, segments.folder).tend,
+            trace=tracer.tell if tracer else None,
+            thinning=Thinning(last=self.settings.keep_last, every=self.settings.keep_every),
         )
         self.steward.recover()
         try:
@@ -220,15 +226,6 @@ def _check_host(host: str) -> None:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise ShoalError("bad-request", f"This machine cannot listen at {host[:80]!r}: {reason}") from error
-
-
-def _keep(settings: Settings) -> Keep:
-    return Keep(
-        telemetry=settings.keep_telemetry * 3600,
-        telemetry_5m=settings.keep_telemetry_5m * 86_400,
-        events=settings.keep_events * 86_400,
-        inputs=settings.keep_inputs * 86_400,
-    )
 
 
 def _write_aside(path: Path, text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from typing import Final
 
 from attrs import frozen
@@ -34,6 +35,10 @@ CATALOGUE: Final[dict[str, Entry]] = {
     "home-unusable": Entry(503, "The home folder cannot be used"),
     "port-in-use": Entry(503, "The port is already in use"),
 }
+
+
+NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+"""What the system says when nothing can be written there."""
 
 
 class ShoalError(Exception):

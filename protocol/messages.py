@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from attrs import evolve, field, frozen, validators
+from typing import Any
+
+from attrs import Attribute, evolve, field, frozen, validators
 
 from . import fields
 from .coding import CODINGS
+from .errors import ProtocolError, shown
 from .fields import between, check
 
 PROTOCOL = 1
 FEATURES = ("train", "int8", "commits", "refresh", "optimiser", "evaluate")
+MAX_LABELS = 4096
+"""Classes of the largest label histogram a device may tell."""
+
+
+def _one_per_class(check_in: CheckIn, attribute: Attribute[Any], value: tuple[int, ...]) -> None:
+    if len(value) != check_in.classes or len(value) > MAX_LABELS or not all(0 <= n < 1 << 31 for n in value):
+        expected = f"a count for each of the {check_in.classes} classes, which are at most {MAX_LABELS}"
+        raise ProtocolError(f"{attribute.name} is {shown(value)}, expected {expected}")
 
 
 @frozen(kw_only=True)
@@ -77,7 +88,7 @@ class CheckIn(Message):
 
     ``samples`` training samples of shape ``input`` with labels below ``classes``; ``held`` is the assignment
     the device still has in its spool, None if it is free; ``unsent`` are those whose updates wait for a final
-    receipt.
+    receipt. ``labels`` counts the samples of each class, None unless the device's owner allows it to be told.
     """
 
     id: str = field(validator=fields.name)
@@ -92,6 +103,7 @@ class CheckIn(Message):
     unsent: tuple[str, ...] = field(
         validator=check(lambda v: len(v) <= 256 and all(map(fields.NAME.fullmatch, v)), "at most 256 assignments")
     )
+    labels: tuple[int, ...] | None = field(default=None, validator=validators.optional(_one_per_class))
 
 
 @frozen(kw_only=True)
@@ -290,7 +302,12 @@ class Receipt(Message):
 
 @frozen(kw_only=True)
 class Telemetry(Message):
-    """Heartbeat; None is what a board cannot measure. Sizes in bytes, temperature in °C, load in cores."""
+    """Heartbeat; None is what a board cannot measure. Sizes in bytes, temperature in °C, load in cores.
+
+    ``cpu`` is the busy share of all cores since the last heartbeat, ``battery`` in percent, ``goodput`` of uploads in
+    bytes/s, ``throttled`` the reasons for which the board slows itself down now. ``phases`` holds the seconds that
+    the last download, training, encoding and upload took. ``waiting`` says why the device takes no work.
+    """
 
     boot: str = field(validator=fields.name)
     uptime: float = field(validator=fields.seconds)
@@ -305,6 +322,14 @@ class Telemetry(Message):
     spool: int = field(validator=fields.natural)
     training: float = field(validator=fields.seconds)
     since: float = field(validator=fields.seconds)
+    cpu: float | None = field(default=None, validator=validators.optional(between(0, 1)))
+    throttled: tuple[str, ...] | None = field(default=None, validator=validators.optional(fields.texts))
+    battery: float | None = field(default=None, validator=validators.optional(between(0, 100)))
+    mains: bool | None = None
+    metered: bool | None = None
+    goodput: float | None = field(default=None, validator=validators.optional(between(0, 1e12)))
+    phases: dict[str, float] | None = field(default=None, validator=validators.optional(fields.values))
+    waiting: str | None = field(default=None, validator=validators.optional(fields.text))
 
 
 @frozen(kw_only=True)
@@ -324,7 +349,10 @@ class Status(Message):
 
 @frozen(kw_only=True)
 class Capability(Message):
-    """What a device is: told at enrolment."""
+    """What a device is: told at enrolment.
+
+    ``speed``: milliseconds of a step of the reference model, by width, as in "0.25".
+    """
 
     machine: str = field(validator=fields.text)
     system: str = field(validator=fields.text)
@@ -332,6 +360,7 @@ class Capability(Message):
     runtimes: tuple[str, ...] = field(validator=fields.texts)
     memory: int = field(validator=fields.natural)
     cores: int = field(validator=fields.natural)
+    speed: dict[str, float] | None = field(default=None, validator=validators.optional(fields.values))
 
 
 @frozen(kw_only=True)

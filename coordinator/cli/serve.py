@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import signal
 import sys
 import threading
@@ -11,9 +10,10 @@ from types import FrameType
 
 import click
 
+from coordinator import logs
 from coordinator.app import Coordinator
 from coordinator.errors import ShoalError
-from coordinator.settings import LOG_LEVELS, load
+from coordinator.settings import LOG_FORMS, LOG_LEVELS, load
 
 
 class _WrongSetting(click.ClickException):
@@ -31,6 +31,7 @@ class _WrongSetting(click.ClickException):
 @click.option("--database", help="Database URL (default: SQLite in the home folder).")
 @click.option("--heartbeat", type=float, help="Seconds between two heartbeats of a device (10).")
 @click.option("--tls", type=click.Choice(["auto", "on", "off"]), help="Encryption (auto: on unless loopback).")
+@click.option("--log", type=click.Choice(LOG_FORMS), help="Form of the log: text, or one JSON object per line.")
 @click.option("--log-level", type=click.Choice(LOG_LEVELS))
 def serve(**options: object) -> None:
     """Run the coordinator: pages, API, broker and training, in one process.
@@ -39,9 +40,7 @@ def serve(**options: object) -> None:
     """
     try:
         settings = load(options)
-        logging.basicConfig(
-            level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr
-        )
+        logs.configure(settings.log, settings.log_level)
         coordinator = Coordinator(settings)
         done = threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT):

@@ -40,8 +40,9 @@ _this = _assignments.c.id == bindparam("assignment")
 _key = (_updates.c.assignment_id == bindparam("assignment"), _updates.c.commit == bindparam("number"))
 _OFFER, _SETTLE = insert(_assignments), insert(_updates)
 _VERSION, _NOTE = insert(table_of(ModelVersion)), insert(table_of(Event))
-_WIDTH = select(_assignments.c.width).where(_this)
+_OFFERED = select(_assignments.c.width, _assignments.c.offered_at).where(_this)
 _OWNER = select(_assignments.c.run_id, _assignments.c.device_id).where(_this)
+_BEAT = select(table_of(Device).c.telemetry).where(table_of(Device).c.id == bindparam("device"))
 _ENTRY = select(_updates.c.outcome, _updates.c.sha256, _updates.c.reason).where(*_key)
 _APPLY = (
     update(_updates)
@@ -99,6 +100,7 @@ class Ledger:
             "artifact_sha256": delivery.artifact,
             "weights_sha256": delivery.weights,
             "bytes_down": delivery.artifact_size + delivery.weights_size,
+            **self._heard(offer.device),
             "offered_at": self.now,
             "expires_at": offer.expires_at,
         }
@@ -108,6 +110,7 @@ class Ledger:
         """One row for every update, whatever became of it, and the end of its assignment, if it is. ``place`` is where
         its body lies."""
         sent = outcome.update
+        width, offered_at = self.session.execute(_OFFERED, {"assignment": sent.assignment}).one()
         row = {
             "assignment_id": sent.assignment,
             "commit": sent.commit,
@@ -116,7 +119,7 @@ class Ledger:
             "base_version": sent.lineage.newest,
             "merges": [unstructure(merge) for merge in sent.lineage.merges] or None,
             "staleness": outcome.staleness,
-            "width": self.session.scalar(_WIDTH, {"assignment": sent.assignment}),
+            "width": width,
             "samples": sent.samples,
             "steps": sent.steps,
             "loss": sent.loss,
@@ -129,6 +132,7 @@ class Ledger:
             "seconds_download": sent.timings.download,
             "seconds_train": sent.timings.train,
             "seconds_upload": sent.timings.upload,
+            "seconds_total": round(self.now - offered_at, 6),
             "outcome": outcome.outcome,
             "reason": outcome.reason,
             "sha256": sent.sha256,
@@ -199,6 +203,11 @@ class Ledger:
         """Append to the journal that people read."""
         note(self.session, self.now, kind, text, run=self.run, device=device)
 
+    def _heard(self, device: str) -> dict[str, float | None]:
+        """What the device last said of itself."""
+        told = self.session.scalar(_BEAT, {"device": device}) or {}
+        return {name: told.get(name) for name in ("temperature", "load")}
+
     def _end(self, assignment: str, state: str, reason: str) -> None:
         ended = {"assignment": assignment, "ended": state, "why": reason, "now": self.now}
         self.session.execute(_END, ended)
@@ -239,6 +248,12 @@ def owner(session: Session, assignment: str) -> tuple[str, str] | None:
     """(run, device) of an assignment, open or not."""
     row = session.execute(_OWNER, {"assignment": assignment}).one_or_none()
     return None if row is None else (row.run_id, row.device_id)
+
+
+def offered_at(session: Session, assignment: str) -> float | None:
+    """When an assignment was offered, if that is written down already."""
+    row = session.execute(_OFFERED, {"assignment": assignment}).one_or_none()
+    return None if row is None else row.offered_at
 
 
 def delivery(session: Session, assignment: str) -> tuple[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import BigInteger, Float, ForeignKey, Index, String, Text
+from sqlalchemy import JSON, BigInteger, Float, ForeignKey, Index, String, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from .base import Base, Instant, Key, table_of
@@ -63,6 +63,8 @@ class Device(Base):
     agent: Mapped[str] = mapped_column(String(80), default="")
     runtime: Mapped[str] = mapped_column(String(80), default="")
     samples: Mapped[int | None]
+    labels: Mapped[list[int] | None] = mapped_column(JSON(none_as_null=True))
+    """How many samples of each class it has, where it tells."""
     assignment_id: Mapped[str | None] = mapped_column(String(80))
     """What it works on or has just delivered; None once it was told to come back later."""
     telemetry: Mapped[dict[str, Any] | None]
@@ -113,7 +115,10 @@ class StatusChange(Base):
 
 
 class Telemetry(Base):
-    """Heartbeats: ``uptime`` and others in seconds, sizes in bytes, temperature in °C, load in cores."""
+    """Heartbeats: ``uptime`` and others in seconds, sizes in bytes, temperature in °C, load in cores.
+
+    On PostgreSQL partitioned by day, see store.partitions.
+    """
 
     __tablename__ = "telemetry"
 

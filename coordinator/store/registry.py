@@ -23,7 +23,7 @@ OFFLINE_AFTER: Final = 12
 STATUSES: Final = ("new", "idle", "training", "late", "offline", "paused", "quarantined", "revoked")
 """In the order of a device's life."""
 
-_VALUES: Final = frozenset({"agent", "runtime", "samples", "assignment_id", "telemetry", "capability"})
+_VALUES: Final = frozenset({"agent", "runtime", "samples", "labels", "assignment_id", "telemetry", "capability"})
 _ROWS: Final = 500
 
 
@@ -69,8 +69,8 @@ def deadline(device: Standing, now: float, heartbeat: float) -> float | None:
 
 
 def seen(session: Session, device_id: str, now: float, heartbeat: float, **values: Any) -> None:
-    """A sign of life of one device; ``values`` are columns it told: agent, runtime, samples, assignment_id,
-    telemetry, capability. ShoalError not-found for a device that is not enrolled."""
+    """A sign of life of one device; ``values`` are columns it told: agent, runtime, samples, labels,
+    assignment_id, telemetry, capability. ShoalError not-found for a device that is not enrolled."""
     _apply(session, {device_id: {**_known(values), "last_seen_at": now}}, now, heartbeat)
 
 

@@ -84,6 +84,9 @@ class Assignment(Base):
     artifact_sha256: Mapped[str] = mapped_column(String(64))
     weights_sha256: Mapped[str] = mapped_column(String(64))
     bytes_down: Mapped[int] = mapped_column(BigInteger)
+    temperature: Mapped[float | None] = mapped_column(Float)
+    """Of the device's last heartbeat before the offer, as ``load``: heartbeats are not kept for as long."""
+    load: Mapped[float | None] = mapped_column(Float)
     offered_at: Mapped[float]
     taken_at: Mapped[float | None]
     expires_at: Mapped[float] = mapped_column(index=True)
@@ -93,6 +96,7 @@ class Assignment(Base):
         Index(None, "run_id", "state"),
         Index(None, "run_id", "closed_at"),
         Index(None, "device_id", "offered_at"),
+        Index(None, "run_id", "device_id", "offered_at", "width"),
         Index(None, "offered_at"),
     )
 
@@ -159,6 +163,8 @@ class Update(Base):
     seconds_download: Mapped[float] = mapped_column(Float)
     seconds_train: Mapped[float] = mapped_column(Float)
     seconds_upload: Mapped[float | None] = mapped_column(Float)
+    seconds_total: Mapped[float | None] = mapped_column(Float)
+    """From the offer until it was here: what a question would otherwise join every assignment for."""
     outcome: Mapped[str] = mapped_column(String(16))
     reason: Mapped[str] = mapped_column(Text, default="")
     sha256: Mapped[str] = mapped_column(String(64))
@@ -173,6 +179,7 @@ class Update(Base):
         Index(None, "device_id", "at"),
         Index(None, "at"),
         Index(None, "run_id", "applied_version"),
+        Index(None, "device_id", "run_id", "outcome"),
     )
 
 

@@ -80,7 +80,10 @@ class Conversation:
     # -- work ----------------------------------------------------------------------------------------------------
 
     def _check_in(self, turn: Turn, device: str, check_in: CheckIn) -> None:
-        turn.seen(device, agent=check_in.agent, runtime=check_in.runtime, samples=check_in.samples)
+        labels = unstructure(check_in).get("labels")  # not every agent tells
+        turn.seen(
+            device, agent=check_in.agent, runtime=check_in.runtime, samples=check_in.samples, labels=labels
+        )
         row = turn.session.get(models.Device, device)
         if row is None or row.revoked_at is not None:
             return

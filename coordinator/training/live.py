@@ -21,6 +21,7 @@ from coordinator.errors import ShoalError
 from coordinator.store import ledger, models
 from coordinator.store.blobs import Blobs
 from coordinator.store.ledger import Delivery
+from coordinator.store.snapshots import Thinning
 from coordinator.strategies.base import Cost
 from coordinator.training import initial, journal, recipe
 from coordinator.training.engine import Engine, Setting
@@ -41,7 +42,14 @@ SNAPSHOT_INPUTS = 200
 class LiveRun:
     """One run in memory. Belongs to the steward's thread. ShoalError not-found if its first weights are gone."""
 
-    def __init__(self, row: models.Run, spec: ModelSpec, evaluation: Evaluation | None, blobs: Blobs) -> None:
+    def __init__(
+        self,
+        row: models.Run,
+        spec: ModelSpec,
+        evaluation: Evaluation | None,
+        blobs: Blobs,
+        thinning: Thinning = Thinning(),  # noqa: B008 - a value
+    ) -> None:
         self.id = row.id
         self.spec = spec
         self.evaluation = evaluation
@@ -54,6 +62,8 @@ class LiveRun:
         self._unused: set[str] = set()
         self._weights_of: defaultdict[str, list[str]] = defaultdict(list)
         self._since_snapshot = 0
+        self._thinning = thinning
+        self._marked = 0
 
     # -- what devices fetch --------------------------------------------------------------------------------------
 
@@ -183,13 +193,15 @@ class LiveRun:
                 if isinstance(error, ShoalError):
                     self._blobs.remove(sha256)  # damaged: the same bytes may be stored anew
             else:
+                self._marked = self.engine.core.version
                 return int(seq)
         return 0
 
     def counted(self) -> bool:
-        """One input more; True when it is time for a snapshot."""
+        """One input more; True when it is time for a snapshot, also because the version is one to be kept."""
         self._since_snapshot += 1
-        return self._since_snapshot >= SNAPSHOT_INPUTS
+        marked = self._thinning.marks(self._marked, self.engine.core.version)
+        return marked or self._since_snapshot >= SNAPSHOT_INPUTS
 
     @property
     def unsaved(self) -> bool:
@@ -197,24 +209,24 @@ class LiveRun:
         return self._since_snapshot > 0
 
     def snapshot(self, session: Session, seq: int, now: float) -> None:
-        """Keep the engine's state after input ``seq``; the one before stays, older ones go."""
+        """Keep the engine's state after input ``seq``; of the older ones those that are not kept go."""
         sha256 = self._blobs.put(self.engine.snapshot(), durable=True)
         values = {"run_id": self.id, "seq": seq, "version": self.engine.core.version, "sha256": sha256, "at": now}
         session.merge(models.Snapshot(**values))  # one of the same input may be there, unreadable
         session.flush()
         kept = session.execute(
-            select(models.Snapshot.seq, models.Snapshot.sha256)
+            select(models.Snapshot.seq, models.Snapshot.version, models.Snapshot.sha256)
             .where(models.Snapshot.run_id == self.id)
-            .order_by(models.Snapshot.seq.desc())
+            .order_by(models.Snapshot.seq)
         ).all()
-        for old in kept[2:]:
+        for old in (kept[place] for place in self._thinning.spare([row.version for row in kept])):
             session.execute(
                 delete(models.Snapshot).where(models.Snapshot.run_id == self.id, models.Snapshot.seq == old.seq)
             )
             # Runs that began alike have equal snapshots for a while.
             if session.scalar(select(models.Snapshot.seq).where(models.Snapshot.sha256 == old.sha256).limit(1)) is None:
                 self._blobs.remove(old.sha256)
-        self._since_snapshot = 0
+        self._since_snapshot, self._marked = 0, self.engine.core.version
 
 
 def begun(row: models.Run, spec: ModelSpec, blobs: Blobs, without: frozenset[str] = frozenset()) -> Engine:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ from sqlalchemy import func, insert, select
 from coordinator.compiler.spec import ModelSpec, ModelSpecError
 from coordinator.compiler.zoo import ZOO
 from coordinator.errors import ShoalError
-from coordinator.store import models
+from coordinator.store import ledger, models
 from coordinator.store.blobs import Blobs
 from coordinator.store.ledger import Ledger
 from coordinator.store.segments import Segments
+from coordinator.store.snapshots import Thinning
 from coordinator.training import initial, journal, recipe
 from coordinator.training.computations import COMPUTATIONS
 from coordinator.training.consequences import Consequences
@@ -28,10 +30,12 @@ from coordinator.training.inputs import (
     Changed,
     CheckedIn,
     Departed,
+    Effect,
     Evaluated,
     Input,
     Operated,
     Requested,
+    Settled,
     Ticked,
     Versioned,
 )
@@ -45,6 +49,8 @@ Submit = Callable[[str, Evaluation, int, Any], None]
 
 Compute = Callable[[str, int, Callable[[], dict[str, float]]], None]
 """Has a question answered: run, number, and what finds the answer."""
+Trace = Callable[[str, Effect, float, float | None], None]
+"""Hears what was committed: run, effect, when, and when its assignment was offered."""
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +82,8 @@ class Runs:
     heartbeat: float
     submit: Submit
     compute: Compute
+    thinning: Thinning = field(factory=Thinning)
+    trace: Trace | None = None
     live: dict[str, LiveRun] = field(factory=dict)
     seq: int = 0
     pace: float = 2.0
@@ -108,6 +116,7 @@ class Runs:
         runtime = given.check_in.runtime if isinstance(given, CheckedIn) else ""
         follow = Consequences(turn, run, book, self.pace, runtime, place or (0, 0), lost)
         for effect in run.engine.handle(given, turn.now):
+            self._told(turn, run, effect)
             follow.of(effect)
             match effect:
                 case Versioned():
@@ -119,6 +128,14 @@ class Runs:
         if run.counted() or run.engine.core.state in ENDED:
             run.snapshot(turn.session, self.seq, turn.now)
         turn.after.append(run.sweep)
+
+    def _told(self, turn: Turn, run: LiveRun, effect: Effect) -> None:
+        """Whoever traces hears of it after the commit."""
+        if self.trace is None:
+            return
+        of = effect.update.assignment if isinstance(effect, Settled) else getattr(effect, "assignment", None)
+        offered = ledger.offered_at(turn.session, of) if of is not None else None
+        turn.after.append(partial(self.trace, run.id, effect, turn.now, offered))
 
     def _retire(self, run: LiveRun) -> None:
         """The run has ended: from now on it lives in the store only."""
@@ -200,7 +217,7 @@ class Runs:
             created_by=by,
             created_at=turn.now,
         )
-        run = LiveRun(row, spec, wanted.evaluation, self.blobs)
+        run = LiveRun(row, spec, wanted.evaluation, self.blobs, self.thinning)
         turn.session.add(row)
         turn.session.flush()
         first = {"run_id": row.id, "version": 0, "sha256": digest(run.engine.core.weights), "step_norm": 0.0}
@@ -277,11 +294,11 @@ class Runs:
                 raise
             # A test set that was moved away must not keep the whole coordinator from starting.
             book.event("dataset-lost", f"{row.id} goes on, but its versions are not measured: {error}")
-            return LiveRun(row, spec, None, self.blobs)
+            return LiveRun(row, spec, None, self.blobs, self.thinning)
 
     def _build(self, row: models.Run, spec: ModelSpec) -> LiveRun:
         evaluation = Evaluation(spec, read_dataset(Path(row.dataset), spec)) if row.dataset else None
-        return LiveRun(row, spec, evaluation, self.blobs)
+        return LiveRun(row, spec, evaluation, self.blobs, self.thinning)
 
     def snapshot(self, turn: Turn) -> None:
         """Before a clean end: the next start has nothing to replay."""

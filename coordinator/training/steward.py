@@ -25,10 +25,11 @@ from coordinator.store import ledger, registry
 from coordinator.store.blobs import Blobs
 from coordinator.store.database import Database
 from coordinator.store.segments import Segments
+from coordinator.store.snapshots import Thinning
 from coordinator.training.conversation import Conversation
 from coordinator.training.evaluation import Evaluator, Found
 from coordinator.training.inputs import Answered, Evaluated
-from coordinator.training.runs import Runs, prepare
+from coordinator.training.runs import Runs, Trace, prepare
 from coordinator.training.turn import Turn
 
 log = logging.getLogger(__name__)
@@ -78,7 +79,8 @@ class _Done:
 class Steward(threading.Thread):
     """``clock`` gives seconds since 1970; ``send`` publishes (device, leaf, payload); ``cut_off`` ends a device's
     sessions at the broker; ``retain`` thins out what is old, a slice at a time, and returns what is to be done after
-    the commit. Implements :class:`coordinator.services.Commands`."""
+    the commit; ``trace`` hears what engines decided, once it is durable. Implements
+    :class:`coordinator.services.Commands`."""
 
     def __init__(
         self,
@@ -91,6 +93,8 @@ class Steward(threading.Thread):
         send: Callable[[str, str, bytes], None],
         cut_off: Callable[[str], object],
         retain: Callable[[Session, float], Sequence[Callable[[], None]]] = lambda _session, _now: (),
+        thinning: Thinning = Thinning(),  # noqa: B008 - a value
+        trace: Trace | None = None,
     ) -> None:
         super().__init__(name="steward", daemon=True)
         self._database = database
@@ -102,7 +106,9 @@ class Steward(threading.Thread):
         self._segments = segments
         self._queue: queue.Queue[_Heard | _Asked | None] = queue.Queue(WAITING)
         self._evaluator = Evaluator(self._measured, self._answered)
-        self._runs = Runs(blobs, segments, heartbeat, self._evaluator.submit, self._evaluator.compute)
+        self._runs = Runs(
+            blobs, segments, heartbeat, self._evaluator.submit, self._evaluator.compute, thinning, trace
+        )
         self._conversation = Conversation(self._runs)
         self._looked = 0.0
         self._astray = False

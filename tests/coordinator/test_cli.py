@@ -553,6 +553,20 @@ class TestDatabase:
         assert "with equal hashes" in said.output
         assert "is in use" in shoal("db", "copy", "--to", target).stderr
 
+    def test_what_is_old_is_pruned_at_once_while_no_coordinator_runs(self, shoal, running, home):
+        with closing(sqlite3.connect(home / "shoal.db")) as filled:
+            rows = [("2001-01-01 00:00:00.000000", "x", str(number)) for number in range(1500)]
+            filled.executemany("INSERT INTO event (at, kind, text) VALUES (?, ?, ?)", rows)
+            filled.commit()
+        with claim(home):
+            assert "Another coordinator is running" in shoal("db", "prune").stderr
+        said = shoal("db", "prune")
+        assert said.exit_code == 0, said.output
+        removed = dict(line.rsplit(maxsplit=1) for line in said.output.splitlines())
+        assert int(removed["events removed"]) >= 1499  # the newest stays
+        assert shoal("history", "events").output.count(" x ") == 1
+        assert removed["inputs removed"] == "0"
+
     def test_a_file_that_is_no_database_is_told_as_such(self, shoal, home):
         (home / "shoal.db").write_bytes(b"not a database " * 100)
         said = shoal("db", "check")

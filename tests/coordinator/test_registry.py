@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import select
 
 from coordinator.errors import ShoalError
-from coordinator.store import registry
+from coordinator.store import registry, views
 from coordinator.store.models import Credential, Device, Event, StatusChange
 from tests.conftest import BACKENDS
 from tests.coordinator.people import HEARTBEAT, START, add_device, secret_of
@@ -213,3 +213,14 @@ def test_after_a_rotation_the_newest_secret_counts(boards, session):
     session.flush()
     assert registry.secret_matches(session, "pico", "a new one")
     assert not registry.secret_matches(session, "pico", secret_of("pico"))
+
+
+def test_labels_are_what_was_told_last_and_forgotten_when_they_are_told_no_more(boards, session):
+    query = select(views.device_labels).where(views.device_labels.c.device_id == "pico")
+    registry.seen(session, "pico", START, HEARTBEAT, labels=[30, 0, 10])
+    found = session.execute(query).all()
+    assert [(row[3], row.samples, row.share) for row in found] == [(0, 30, 0.75), (1, 0, 0.0), (2, 10, 0.25)]
+    registry.seen(session, "pico", START + 1, HEARTBEAT, labels=[0, 0])
+    assert [row.share for row in session.execute(query)] == [None, None]
+    registry.seen(session, "pico", START + 2, HEARTBEAT, labels=None)
+    assert session.execute(query).all() == []

@@ -14,6 +14,10 @@ from coordinator.settings import load
         ({"SHOAL_LOG_LEVEL": "loud"}, "Setting log_level is 'loud', expected one of debug, info, warning, error"),
         ({"SHOAL_HOST": "::"}, "Setting host is '::', expected an address of this machine, or 0.0.0.0"),
         ({"SHOAL_HOST": ""}, "Setting host is '', expected an address of this machine, or 0.0.0.0"),
+        ({"SHOAL_LOG": "xml"}, "Setting log is 'xml', expected one of text, json"),
+        ({"SHOAL_TRACES": "localhost"}, "Setting traces is 'localhost', expected an http(s):// URL"),
+        ({"SHOAL_KEEP_LAST": "1"}, "Setting keep_last is 1, expected at least 2"),
+        ({"SHOAL_MAX_BODIES": "nan"}, "Setting max_bodies is nan, expected at least 0"),
         ({"SHOAL_PORT": "many"}, "Setting port is 'many', expected int"),
     ],
 )

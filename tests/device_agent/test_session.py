@@ -42,7 +42,7 @@ def test_from_check_in_to_stored(device: Device) -> None:
     assert device.hear(work) == []
     assert device.did == [c.Hold(work), c.Fetch(work)]
     device.feel(c.Fetched("a1", 1.5, 900))
-    assert device.did == [c.Train(work)]
+    assert device.did == [c.Train(work, 0), c.Allow("a1", 1)]
     said = device.feel(c.Trained("a1", RESULT, 2, b"body", "region", b"left"))
     assert leaves(said) == ["update", "check-in"], (
         "the next work is asked for without waiting for the receipt"

@@ -16,7 +16,7 @@ from coordinator.store.database import Database
 from coordinator.training.live import LiveRun
 from coordinator.training.replay import replay as replayed
 from device_agent import spool
-from tests.integration.fleet import Server, told
+from tests.integration.fleet import Server, named
 
 
 def check(server: Server, agents: list[Agent], run: str) -> Counter[str]:
@@ -26,15 +26,15 @@ def check(server: Server, agents: list[Agent], run: str) -> Counter[str]:
 
     May be called while all goes on: logs are read before spools, and spools before the ledger.
     """
-    settled = {assignment for agent in agents for assignment in told(agent, "settled")}
-    committed = {assignment for agent in agents for assignment in told(agent, "committed")}
-    unsent = {update.assignment for agent in agents for update in spool.peek(agent.home)[1]}
+    settled = {key for agent in agents for key in named(agent, "settled")}
+    committed = {key for agent in agents for key in named(agent, "committed")}
+    unsent = {update.key for agent in agents for update in spool.peek(agent.home)[1]}
     with server.database().read() as session:
         updates = session.scalars(select(models.Update).where(models.Update.run_id == run)).all()
         versions = session.scalars(select(models.ModelVersion).where(models.ModelVersion.run_id == run)).all()
         row = session.get_one(models.Run, run)
         keys = Counter((update.assignment_id, update.commit) for update in updates)
-        ledger = {update.assignment_id for update in updates}
+        ledger = {(update.assignment_id, update.commit) for update in updates}
         assert not settled - ledger, "acknowledged, but not in the ledger"
         assert not committed - ledger - unsent, "finished, but neither in the ledger nor in a spool"
         assert set(keys.values()) <= {1}
@@ -46,12 +46,12 @@ def check(server: Server, agents: list[Agent], run: str) -> Counter[str]:
     return Counter(update.outcome for update in updates)
 
 
-def replay(home: Path, run: str) -> int:
+def replay(home: Path, run: str, url: str = "") -> int:
     """Recompute a coordinator's run that is not served from the first input on: every version comes out with the hash
     that the books have, and what a start would recover is the same in every bit of its state. Returns the number of
     versions."""
     blobs = Blobs(home / "blobs")
-    database = Database(sqlite_url(home / "shoal.db"), read_only=True)
+    database = Database(url or sqlite_url(home / "shoal.db"), read_only=True)
 
     def read(segment: int, offset: int, size: int) -> bytes:
         return segments.read(home / "segments", segment, offset, size)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from attrs import NOTHING, fields_dict
+from attrs import NOTHING, evolve, fields_dict
 from hypothesis import settings
 from hypothesis import strategies as st
 
@@ -42,7 +42,8 @@ QUICK = settings(max_examples=60, deadline=None, derandomize=True)
 
 _BLOB = Blob(sha256=SHA, size=4096)
 _CAPABILITY = Capability(
-    machine="aarch64", system="Linux 6.6", python="3.11.9", runtimes=("numpy", "litert"), memory=1 << 30, cores=4
+    machine="aarch64", system="Linux 6.6", python="3.11.9", runtimes=("numpy", "litert"), memory=1 << 30, cores=4,
+    speed={"1": 8.5, "0.5": 3.25},
 )
 
 _HOLDOUT = Holdout(samples=100, loss=1.5, accuracy=0.5)
@@ -59,6 +60,7 @@ EXAMPLES: dict[type[Message], Message] = {
         CheckIn(
             id="c-1", protocol=1, agent="0.1.0", runtime="tflite-2.14", features=("train", "int8"), samples=900,
             input=(28, 28, 1), classes=10, held=None, unsent=("a-3", "a-4"),
+            labels=None,
         ),
         Assignment(
             id="a-1", kind="train", run="r-1", check_in="c-1", version=7, lease=3600.0, artifact=_BLOB, weights=_BLOB,
@@ -87,6 +89,8 @@ EXAMPLES: dict[type[Message], Message] = {
         Telemetry(
             boot="b-1", uptime=12.5, state="training", assignment="a-1", step=3, load=0.5, temperature=48.0,
             memory=1 << 30, memory_free=1 << 28, disk_free=None, spool=0, training=9.5, since=1.0,
+            cpu=0.25, throttled=("under-voltage",), battery=80.0, mains=True, metered=False, goodput=125_000.0,
+            phases={"train": 60.0}, waiting=None,
         ),
         DeviceEvent(kind="dropped", text="the artifact's hash was another"),
         Status(state="online"),
@@ -142,8 +146,8 @@ _FIELDS: dict[type[Message], dict[str, st.SearchStrategy[Any]]] = {
     },
     CheckIn: {
         "id": names, "protocol": counts, "agent": names, "runtime": names, "features": short_texts,
-        "samples": counts, "input": sizes, "classes": st.integers(1, 1_000_000), "held": _maybe(names),
-        "unsent": st.lists(names, max_size=4).map(tuple),
+        "samples": counts, "input": sizes, "classes": st.integers(1, 8) | st.integers(1, 1_000_000),
+        "held": _maybe(names), "unsent": st.lists(names, max_size=4).map(tuple),
     },
     Retry: {"check_in": names, "seconds": seconds, "reason": texts},
     Progress: {"assignment": names, "step": counts, "loss": _maybe(losses)},
@@ -158,13 +162,15 @@ _FIELDS: dict[type[Message], dict[str, st.SearchStrategy[Any]]] = {
         "boot": names, "uptime": seconds, "state": names, "assignment": _maybe(names), "step": _maybe(counts),
         "load": _maybe(st.floats(0, 1e6)), "temperature": _maybe(st.floats(-100, 300)), "memory": naturals,
         "memory_free": _maybe(naturals), "disk_free": _maybe(naturals), "spool": naturals, "training": seconds,
-        "since": seconds,
+        "since": seconds, "cpu": _maybe(st.floats(0, 1)), "throttled": _maybe(short_texts),
+        "battery": _maybe(st.floats(0, 100)), "mains": _maybe(st.booleans()), "metered": _maybe(st.booleans()),
+        "goodput": _maybe(st.floats(0, 1e12)), "phases": _maybe(norms), "waiting": _maybe(texts),
     },
     DeviceEvent: {"kind": names, "text": texts},
     Status: {"state": st.sampled_from(["online", "offline"])},
     Capability: {
         "machine": texts, "system": texts, "python": texts, "runtimes": short_texts, "memory": naturals,
-        "cores": naturals,
+        "cores": naturals, "speed": _maybe(norms),
     },
     EnrolmentReply: {
         "device": names, "broker_host": texts, "broker_port": st.integers(1, 65535), "broker_tls": st.booleans(),
@@ -175,6 +181,17 @@ _FIELDS: dict[type[Message], dict[str, st.SearchStrategy[Any]]] = {
 MESSAGES: dict[type[Message], st.SearchStrategy[Message]] = {
     kind: st.builds(kind, **named) for kind, named in _FIELDS.items()
 }
+
+
+def _counted(check_in: CheckIn) -> st.SearchStrategy[CheckIn]:
+    """With a label histogram, where there are few classes."""
+    if check_in.classes > 8:
+        return st.just(check_in)
+    histogram = st.lists(counts, min_size=check_in.classes, max_size=check_in.classes).map(tuple)
+    return histogram.map(lambda labels: evolve(check_in, labels=labels))
+
+
+MESSAGES[CheckIn] = MESSAGES[CheckIn].flatmap(_counted)
 MESSAGES[Assignment] = st.builds(
     Assignment, id=names, kind=st.just("train"), run=names, check_in=names, version=counts, lease=seconds,
     plan=MESSAGES[Plan], artifact=MESSAGES[Blob], weights=MESSAGES[Blob],

@@ -11,6 +11,7 @@ from coordinator.compiler.shapes import layout
 from coordinator.compiler.targets import target_of
 from coordinator.errors import ShoalError
 from coordinator.store import models, segments
+from coordinator.store.snapshots import Thinning
 from coordinator.strategies.base import Cost
 from coordinator.training import live
 from coordinator.training.live import cost
@@ -410,3 +411,26 @@ def test_the_weights_of_a_run_are_read_while_it_trains(house, recipe):
 def test_the_weights_of_no_run_are_not_found(house):
     with house.database.read() as session, pytest.raises(ShoalError, match="There is no run 'gone-1'"):
         live.weights_of(session, house.blobs, house.segments.read, "gone-1")
+
+
+def test_every_so_many_versions_stay_and_can_be_replayed_from(house, tmp_path, monkeypatch):
+    monkeypatch.setattr(live, "SNAPSHOT_INPUTS", 3)
+    house.close()
+    house.thinning = Thinning(every=4)
+    house.open()
+    run = house.start_run(ONE)
+    (a,) = house.enrol("a")
+    hashes = {}
+    for _ in range(13):
+        a.work()
+        hashes[house.engines()[run].core.version] = digest(house.engines()[run].core.weights)
+    kept = house.rows(models.Snapshot)
+    assert [row.version for row in kept] == [1, 4, 8, 11, 12]  # the first there was, multiples, and the last two
+    engine = house.engines()[run]
+    for row in kept:
+        past = live.LiveRun(house.row(models.Run), read_spec(TOY), None, house.blobs)
+        past.engine.restore(house.blobs.get(row.sha256))
+        assert row.version == 0 or digest(past.engine.core.weights) == hashes[row.version]
+    again = house.crashed(tmp_path / "after")
+    same(engine, again.engines()[run])
+    again.close()

@@ -27,6 +27,7 @@ _is_open = Assignment.state.in_(("offered", "taken"))
 FLAGS: Final[Mapping[str, ColumnElement[bool]]] = {
     "hot": _temperature >= HOT,
     "low-disk": _disk_free < LOW_DISK,
+    "no-data": Device.telemetry["state"].as_string() == "no-data",
 }
 
 _count_updates = select(
@@ -268,6 +269,7 @@ def _row(device: Device, assignment: Assignment | None, totals: Row[*tuple[Any, 
     flags = {
         "hot": temperature is not None and temperature >= HOT,
         "low-disk": disk_free is not None and disk_free < LOW_DISK,
+        "no-data": beat.get("state") == "no-data",
     }
     return DeviceRow(
         id=device.id,
