@@ -174,16 +174,25 @@ class Training:
     def run(self) -> None:
         """Until the last commit is made. Raises Cancelled, or Diverged when a number stops being finite."""
         self._desk.progressed(self._number, None)
-        while True:
-            if self._desk.stopped:
-                raise Cancelled
-            self._amend()
-            self._one_step()
-            if self._due() and self._commit():
-                return
-            self._ask()
-            if self._clock() - self._kept >= self._every:
-                self._keep()
+        self.step()
+        while not self.settle():
+            self.step()
+
+    def step(self) -> None:
+        """One batch, by what the desk says now. Raises as :meth:`run` does."""
+        if self._desk.stopped:
+            raise Cancelled
+        self._amend()
+        self._one_step()
+
+    def settle(self) -> bool:
+        """What follows a batch: a commit, a question, a checkpoint. Whether the last commit was made."""
+        if self._due() and self._commit():
+            return True
+        self._ask()
+        if self._clock() - self._kept >= self._every:
+            self.keep()
+        return False
 
     # Steps.
 
@@ -346,7 +355,7 @@ class Training:
             raise Diverged(f"a weight is not finite after {self._number} steps")
         return difference
 
-    def _keep(self) -> None:
+    def keep(self) -> None:
         """A checkpoint; if there is no room, the next one comes when it would have come anyway."""
         self._kept = self._clock()
         if self._base_changed:

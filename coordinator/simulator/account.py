@@ -31,20 +31,32 @@ class Account:
     fleet: Tally
     own: Tally = field(factory=Tally)
     since: float = 0.0
+    there: bool = False
+    working: int = 0
     level: float = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self.level = self._full
 
-    def until(self, now: float, there: bool, working: bool) -> None:
-        """Since the last call the device was there or not, and worked or did not."""
+    def until(self, now: float) -> None:
+        """Time goes by."""
         gone, self.since = now - self.since, now
-        if not working and there:
+        if not self.working and self.there:
             self.own.waiting += gone
-        elif not working:
+        elif not self.working:
             self.own.away += gone
         if self._full:
             self.level = min(self._full, self.level + gone * self._gain)
+
+    def link(self, now: float, there: bool) -> None:
+        """The device can be reached from now on, or no more."""
+        self.until(now)
+        self.there = there
+
+    def work(self, now: float, more: int) -> None:
+        """So many things more are being done: training, transfers."""
+        self.until(now)
+        self.working += more
 
     def spend(self, training: float, transfer: float) -> None:
         """Seconds of training and of transfers."""

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from random import Random
-from typing import Any, Protocol
+from typing import Any
 
-from attrs import evolve
+from attrs import evolve, frozen
 
-from coordinator.simulator.account import Account, Tally
-from coordinator.simulator.bench import Trained
+from coordinator.simulator.account import Account
 from coordinator.simulator.conditions import Presence, Speed, Wire
+from coordinator.simulator.fleet import Fleet
 from coordinator.simulator.population import Group
-from coordinator.simulator.spool import Spool, Spooled
+from coordinator.simulator.practice import Practice
+from coordinator.simulator.spool import Spool
 from device_agent import feedback
 from device_agent.conversation import (
     Acknowledged,
+    Allow,
+    Amended,
     Beat,
     Commit,
     Connected,
@@ -24,20 +28,21 @@ from device_agent.conversation import (
     Disconnected,
     Drop,
     Event,
-    Failed,
     Fetch,
     Fetched,
+    FetchFresh,
+    FreshFetched,
     Hold,
     Keep,
     Output,
-    Progressed,
     Publish,
     Received,
     Settle,
+    Stop,
+    TakeFresh,
     Tick,
     Train,
 )
-from device_agent.conversation import Trained as Ready
 from device_agent.dataset import Dataset
 from device_agent.session import Session
 from protocol.messages import Assignment, CheckIn, Chunk, Message, Receipt, Retry, Update
@@ -50,29 +55,15 @@ CACHED = 8
 """Artifacts a device keeps."""
 
 
+@frozen(eq=False)
+class _Fetching:
+    """A download of ``size`` bytes for an assignment; ``there(seconds)`` is what the session hears at its end."""
 
-class Fleet(Protocol):
-    """What a board needs of the world around it."""
-
-    @property
-    def remembering(self) -> bool:
-        """Whether the past is lived through once more."""
-
-    def at(self, time: float, call: Callable[[float], None]) -> None:
-        """Have ``call`` made at ``time``."""
-
-    def hear(self, board: Board, message: Message, body: bytes, now: float) -> None:
-        """The coordinator gets a message of ``board``."""
-
-    def train(self, board: Board, assignment: Assignment, now: float) -> Trained:
-        """What training comes to that begins now."""
-
-    def settled(self, assignment: str) -> None:
-        """An update has its final receipt."""
-
-    @property
-    def spent(self) -> Tally:
-        """Of all boards."""
+    assignment: str
+    size: int
+    begin: float
+    end: float
+    there: Callable[[float], Event]
 
 
 class Board:
@@ -101,9 +92,9 @@ class Board:
         self._link_free = 0.0
         self._sent: dict[tuple[str, int], float] = {}  # share of an update that has arrived
         self._sending: dict[tuple[str, int], tuple[float, float]] = {}  # begin and end
-        self._fetching: tuple[Assignment, int, float, float] | None = None  # size, begin, end
+        self._fetching: _Fetching | None = None
         self._connection = 0
-        self._working = 0
+        self.practice = Practice(self, fleet)
         self._flat = False
 
     # -- coming and going ----------------------------------------------------------------------------------------
@@ -119,7 +110,7 @@ class Board:
 
     def close(self, now: float) -> None:
         """The simulation ends: what is going on counts up to now."""
-        self._account(now)
+        self.account.until(now)
 
     def _boot(self, now: float) -> None:
         self._boots += 1
@@ -136,38 +127,35 @@ class Board:
             self._fleet.at(turn, self._look)
 
     def _connect(self, now: float) -> None:
-        self._account(now)
+        self.account.link(now, True)
         self._online = True
         self._connection += 1
         self._link_free = now
         if self._fetching is not None:
-            assignment, size, begin, end = self._fetching
-            self._resume_fetch(assignment, size, end - begin, now)
-        self._handle(Connected(), now)
+            self._resume_fetch(self._fetching, self._fetching.end - self._fetching.begin, now)
+        self.handle(Connected(), now)
 
     def _disconnect(self, now: float) -> None:
-        self._account(now)
+        self.account.link(now, False)
         self._online = False
         for key, (begin, end) in self._sending.items():
             done = min(max(now - begin, 0.0) / max(end - begin, 1e-9), 1.0)
             self._sent[key] = self._sent.get(key, 0.0) + (1 - self._sent.get(key, 0.0)) * done
-            self._working -= 1
+            self.account.work(now, -1)
         self._sending.clear()
         if self._fetching is not None:
-            assignment, size, _, end = self._fetching
-            self._fetching = assignment, size, now, max(end, now)
-            self._working -= 1
-        self._handle(Disconnected(), now)
+            self._fetching = evolve(self._fetching, begin=now, end=max(self._fetching.end, now))
+            self.account.work(now, -1)
+        self.handle(Disconnected(), now)
 
     def _crash(self, now: float) -> None:
         """The power is cut: what is in memory is lost, the spool is not."""
         if self._session is not None:
             self.account.own.crashes += 1
+            self.practice.leave(now)
             if self._online:
                 self._disconnect(now)
-            self._account(now)
             self._fetching = None
-            self._working = 0
             self._sent.clear()
             self._session = None
             self._connection += 1
@@ -187,7 +175,7 @@ class Board:
 
         def arrive(at: float) -> None:
             if self._online and connection == self._connection:
-                self._handle(Received(self._known(message)), at)
+                self.handle(Received(self._known(message)), at)
 
         self._fleet.at(now + self._wire.latency, arrive)
 
@@ -201,7 +189,7 @@ class Board:
             return message if spooled is None else evolve(message, sha256=spooled.update.sha256)
         return message
 
-    def _handle(self, event: Event, now: float) -> None:
+    def handle(self, event: Event, now: float) -> None:
         if self._session is None:
             return
         for output in self._session.handle(event, now):
@@ -220,7 +208,7 @@ class Board:
         if now != self._tick_at:
             return  # an earlier one was wished for since
         self._tick_at = math.inf
-        self._handle(Tick(), now)
+        self.handle(Tick(), now)
 
     def _do(self, output: Output, now: float) -> None:
         match output:
@@ -230,17 +218,20 @@ class Board:
                 self._say(leaf, payload, tag, now)
             case Fetch(assignment):
                 self._fetch(assignment, now)
-            case Train(assignment):
-                self._train(assignment, now)
+            case FetchFresh(assignment, fresh):
+                size = fresh.weights.size
+                there = partial(FreshFetched, assignment.id, fresh.version, size=size)
+                self._begin_fetch(assignment.id, size, there, now)
+            case Train() | Allow() | Amended() | TakeFresh():
+                self.practice.told(output, now)
+            case Stop(assignment):
+                self._stop(assignment, now)
             case Hold(assignment):
-                self.spool.held = assignment
-            case Drop():
-                self.spool.held = None
-            case Commit(update, body, region, residual):
-                self.spool.held = None
-                self.spool.updates[update.key] = Spooled(update, body, region)
-                self.spool.residual = residual
-                self.spool.finished.append(update.assignment)
+                self.spool.hold(assignment)
+            case Drop(finished):
+                self.spool.drop(finished)
+            case Commit():
+                self.spool.commit(output, self.practice.stand)
             case Settle(update, give_back):
                 self._settle(update, give_back)
             case Keep(number, event):
@@ -252,7 +243,6 @@ class Board:
 
     def _settle(self, update: Update, give_back: bool) -> None:
         spooled = self.spool.updates.pop(update.key, None)
-        self._fleet.settled(update.assignment)
         self._sent.pop(update.key, None)
         if give_back and spooled is not None and not self._fleet.remembering:
             self.spool.residual = feedback.give_back(
@@ -271,7 +261,7 @@ class Board:
             if connection == self._connection and self._online:
                 self._fleet.hear(self, message, b"", at)
                 if tag is not None:
-                    self._handle(Acknowledged(tag), at)
+                    self.handle(Acknowledged(tag), at)
 
         self._fleet.at(arrival, arrive)
 
@@ -288,22 +278,20 @@ class Board:
         end = self._link_free = begin + self._wire.up(left, begin)
         self._sending[key] = begin, end
         connection = self._connection
-        self._account(now)
-        self._working += 1
+        self.account.work(now, 1)
 
         def arrive(at: float) -> None:
             if connection != self._connection or key not in self._sending:
                 return
-            self._account(at)
-            self._working -= 1
+            self.account.work(at, -1)
             del self._sending[key]
-            self._spend(0.0, end - begin, at)
+            self.spend(0.0, end - begin, at)
             self.account.count(left, 0)
             spooled = self.spool.updates.get(key)
             if spooled is not None:
                 self._sent[key] = 1.0
                 self._fleet.hear(self, update, spooled.body, at)
-            self._handle(Acknowledged(tag), at)
+            self.handle(Acknowledged(tag), at)
 
         self._fleet.at(end, arrive)
 
@@ -312,57 +300,35 @@ class Board:
         if assignment.artifact.sha256 not in self._artifacts:
             size += assignment.artifact.size
             self._artifacts = [*self._artifacts[1 - CACHED :], assignment.artifact.sha256]
-        self._resume_fetch(assignment, size, self._wire.down(size, now), now)
+        self._begin_fetch(assignment.id, size, partial(Fetched, assignment.id, size=size), now)
 
-    def _resume_fetch(self, assignment: Assignment, size: int, left: float, now: float) -> None:
-        self._fetching = assignment, size, now, now + left
-        connection = self._connection
-        self._account(now)
-        self._working += 1
+    def _begin_fetch(self, assignment: str, size: int, there: Callable[[float], Event], now: float) -> None:
+        self._resume_fetch(_Fetching(assignment, size, now, now, there), self._wire.down(size, now), now)
+
+    def _resume_fetch(self, fetching: _Fetching, left: float, now: float) -> None:
+        going = self._fetching = evolve(fetching, begin=now, end=now + left)
+        self.account.work(now, 1)
 
         def arrive(at: float) -> None:
-            if connection != self._connection or self._fetching is None:
+            if self._fetching is not going:
                 return
-            self._account(at)
-            self._working -= 1
+            self.account.work(at, -1)
             self._fetching = None
-            self._spend(0.0, left, at)
-            self.account.count(0, size)
-            self._handle(Fetched(assignment.id, left, size), at)
+            self.spend(0.0, left, at)
+            self.account.count(0, going.size)
+            self.handle(going.there(left), at)
 
         self._fleet.at(now + left, arrive)
 
-    # -- training ------------------------------------------------------------------------------------------------
-
-    def _train(self, assignment: Assignment, now: float) -> None:
-        """Trained at once; it is ready when this board would have done it."""
-        trained, boot = self._fleet.train(self, assignment, now), self._boots
-        self._handle(Progressed(assignment.id, 0, None), now)
-        self._account(now)
-        self._working += 1
-
-        def done(at: float) -> None:
-            if boot != self._boots or self._session is None:
-                return  # it crashed meanwhile
-            self._account(at)
-            self._working -= 1
-            self._spend(trained.seconds, 0.0, at)
-            if trained.result is None:
-                self._handle(Failed(assignment.id, "training-failed", trained.reason), at)
-                return
-            ready = Ready(
-                assignment.id, trained.result, trained.shape_epoch, trained.body, trained.region, trained.residual
-            )
-            self._handle(ready, at)
-
-        self._fleet.at(now + trained.seconds, done)
+    def _stop(self, assignment: str, now: float) -> None:
+        self.practice.stop(assignment, now)
+        if self._fetching is not None and self._fetching.assignment == assignment:
+            self.account.work(now, -1 if self._online else 0)
+            self._fetching = None
 
     # -- accounts ------------------------------------------------------------------------------------------------
 
-    def _account(self, now: float) -> None:
-        self.account.until(now, self._online, self._working > 0)
-
-    def _spend(self, training: float, transfer: float, now: float) -> None:
+    def spend(self, training: float, transfer: float, now: float) -> None:
         self.account.spend(training, transfer)
         if self.account.empty and not self._flat:
             self._run_down(now)
@@ -374,7 +340,7 @@ class Board:
             self._disconnect(now)
 
         def charged(at: float) -> None:
-            self._account(at)
+            self.account.until(at)
             self._flat = False
             if self._session is not None and not self._online and self._presence.there(at):
                 self._connect(at)

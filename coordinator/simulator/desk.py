@@ -138,8 +138,9 @@ class Desk:
         self._handle(CheckedIn(view, check_in), answer)
 
     def _update(self, device: str, update: Update, body: bytes, answer: Answer) -> None:
-        entry = ledger.entry(self.session, *update.key) if update.assignment not in self.run.engine.core.open else None
-        if entry is not None:
+        work = self.run.engine.core.open.get(update.assignment)
+        known = work is None or update.commit <= work.commits
+        if known and (entry := ledger.entry(self.session, *update.key)) is not None:
             state = "stored" if entry.outcome == "applied" else entry.outcome
             again = Receipt(
                 assignment=update.assignment,

@@ -15,8 +15,9 @@ from coordinator.compiler.shapes import layout
 from coordinator.compiler.spec import ModelSpec
 from coordinator.errors import ShoalError
 from coordinator.simulator import hands, population, until
-from coordinator.simulator.board import Board, Fleet
+from coordinator.simulator.board import Board
 from coordinator.simulator.conditions import Presence, Speed, Wire, generator
+from coordinator.simulator.fleet import Fleet
 from coordinator.simulator.hands import Collection, Dealt
 from coordinator.simulator.population import Compute, Group, Population
 from coordinator.simulator.world import BEGIN, FINENESS

@@ -8,7 +8,7 @@ checkpoint the engine's snapshot, the models in use and the bodies under way tak
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -17,25 +17,32 @@ from attrs import asdict, frozen
 from numpy.typing import NDArray
 
 from coordinator.errors import ShoalError
-from coordinator.simulator.bench import Trained
+from coordinator.simulator.bench import Begun, Trained
+from coordinator.simulator.course import Stand
 from coordinator.simulator.desk import Answer, Point
 from coordinator.training.state import freeze, thaw
+from device_agent.position import Position
 from device_agent.trainer import LocalResult
 from protocol import messages
 from protocol.wire import structure, unstructure
 
 Bytes = NDArray[np.uint8]
 
+_FATE = '{"act":'
 _MESSAGES = {kind.__name__: kind for kind in messages.Message.__subclasses__()}
-_FIGURES = ("samples", "steps", "loss", "accuracy", "squared_gradient", "squared_gradient_peak", "seconds")
+_FIGURES = (
+    *("commit", "last", "version", "samples", "steps", "loss", "accuracy"),
+    *("squared_gradient", "squared_gradient_peak", "seconds"),
+)
 
 
 @frozen
 class Checkpoint:
     """The state after ``steps`` steps of the world and ``entries`` of the record, but for the engine's snapshot.
 
-    ``residuals`` by device; ``bodies``, ``regions`` and ``left`` (residuals to be) by assignment, of updates under way;
-    ``blobs`` by name; ``idle`` and ``measured`` as the desk knows them.
+    ``residuals`` by device; ``bodies`` and ``regions`` by commit, of updates without a receipt; ``positions``,
+    ``states`` and ``bases`` of training going on, by device, and behind a device's name and ``spool`` of where it would
+    go on after a crash; ``blobs`` by name; ``idle`` and ``measured`` as the desk knows them.
     """
 
     entries: int
@@ -43,10 +50,28 @@ class Checkpoint:
     residuals: dict[str, np.ndarray[Any, Any]]
     bodies: dict[str, np.ndarray[Any, Any]]
     regions: dict[str, str]
-    left: dict[str, np.ndarray[Any, Any]]
+    positions: dict[str, str]
+    states: dict[str, np.ndarray[Any, Any]]
+    bases: dict[str, np.ndarray[Any, Any]]
     blobs: dict[str, np.ndarray[Any, Any]]
     idle: dict[str, float]
     measured: float
+
+    def stand(self, name: str) -> Stand | None:
+        """Where training stood."""
+        if name not in self.positions:
+            return None
+        position = structure(Position, json.loads(self.positions[name]))
+        return Stand(position, self.states[name], self.bases.get(name))
+
+
+def standing(stands: Mapping[str, Stand]) -> dict[str, dict[str, Any]]:
+    """Positions, states and bases of a checkpoint."""
+    return {
+        "positions": {name: json.dumps(unstructure(stand.position)) for name, stand in stands.items()},
+        "states": {name: stand.states for name, stand in stands.items()},
+        "bases": {name: stand.base for name, stand in stands.items() if stand.base is not None},
+    }
 
 
 def as_array(data: bytes) -> Bytes:
@@ -104,15 +129,40 @@ class Record:
         self.entries += 1
         return answer
 
-    def trained(self, assignment: str, make: Callable[[], Trained]) -> Trained:
-        """What training came to then, or comes to now."""
+    def begun(self, make: Callable[[], Begun]) -> Begun:
+        """Whether training could begin then, or can now."""
         if self._past is not None:
-            return _trained(json.loads(self._next()), assignment, self._past)
+            plain = json.loads(self._next())
+            return Begun(tuple(plain["options"]), plain["reason"])
+        begun = make()
+        if self._file is not None:
+            self._write({"options": begun.options, "reason": begun.reason})
+        self.entries += 1
+        return begun
+
+    def trained(self, key: str, make: Callable[[], Trained]) -> Trained:
+        """What the commit came to then, or comes to now."""
+        if self._past is not None:
+            return _trained(json.loads(self._next()), key, self._past)
         trained = make()
         if self._file is not None:
             self._write(_plain_trained(trained))
         self.entries += 1
         return trained
+
+    def fate(self, act: str, make: Callable[[], str]) -> str:
+        """Why ``act`` failed then, or fails now; empty, and no entry, if it does not."""
+        reason = make()
+        if self._past is not None:
+            at = self.entries
+            if at == self._past.entries or not self._lines[at].startswith(_FATE + json.dumps(act)):
+                return ""
+            return str(json.loads(self._next())["reason"])
+        if reason:
+            if self._file is not None:
+                self._write({"act": act, "reason": reason})
+            self.entries += 1
+        return reason
 
     def flush(self) -> None:
         if self._file is not None:
@@ -163,27 +213,18 @@ def _answer(plain: dict[str, Any]) -> Answer:
 
 def _plain_trained(trained: Trained) -> dict[str, Any]:
     result = trained.result
-    figures = None if result is None else {name: getattr(result, name) for name in _FIGURES}
     return {
-        "seconds": trained.seconds,
-        "result": figures,
+        **{name: getattr(result, name) for name in _FIGURES},
+        "merges": [unstructure(merge) for merge in result.merges],
         "size": len(trained.body),
         "shape_epoch": trained.shape_epoch,
-        "reason": trained.reason,
     }
 
 
-def _trained(plain: dict[str, Any], assignment: str, past: Checkpoint) -> Trained:
-    """As it was; the bytes only of what is still under way at the checkpoint, others have gone their way."""
-    figures = plain["result"]
-    body = past.bodies[assignment].tobytes() if assignment in past.bodies else bytes(plain["size"])
-    left = past.left[assignment].tobytes() if assignment in past.left else None
-    return Trained(
-        plain["seconds"],
-        None if figures is None else LocalResult(difference={}, **figures),
-        body,
-        past.regions.get(assignment, ""),
-        left,
-        plain["shape_epoch"],
-        plain["reason"],
-    )
+def _trained(plain: dict[str, Any], key: str, past: Checkpoint) -> Trained:
+    """As it was; the bytes only of what is still without a receipt at the checkpoint."""
+    figures = {name: plain[name] for name in _FIGURES}
+    merges = tuple(structure(messages.Merge, merge) for merge in plain["merges"])
+    body = past.bodies[key].tobytes() if key in past.bodies else bytes(plain["size"])
+    result = LocalResult(difference={}, merges=merges, **figures)
+    return Trained(result, body, past.regions.get(key, ""), None, plain["shape_epoch"])

@@ -16,6 +16,7 @@ from coordinator.simulator import record as records
 from coordinator.simulator import result
 from coordinator.simulator.attic import Attic
 from coordinator.simulator.bench import Bench
+from coordinator.simulator.course import Stand
 from coordinator.simulator.desk import HEARTBEAT, Desk
 from coordinator.simulator.experiment import Prepared, muster
 from coordinator.simulator.record import Checkpoint, Record, as_array
@@ -91,17 +92,17 @@ class Rehearsal:
             return
         world = self.world
         entries = world.record.entries
-        pending = {one: trained for one, trained in world.pending.items() if trained.result is not None}
+        sent = {_key(one): spooled for board in world.boards.values() for one, spooled in board.spool.updates.items()}
         checkpoint = Checkpoint(
             entries,
             world.steps,
             {id: as_array(board.spool.residual) for id, board in world.boards.items() if board.spool.residual},
-            {one: as_array(trained.body) for one, trained in pending.items()},
-            {one: trained.region for one, trained in pending.items()},
-            {one: as_array(trained.residual) for one, trained in pending.items() if trained.residual},
-            {sha256: as_array(content) for sha256, content in self.attic.content.items()},
-            dict(world.desk.idle),
-            self.pace.measured,
+            {one: as_array(spooled.body) for one, spooled in sent.items()},
+            {one: spooled.region for one, spooled in sent.items()},
+            **records.standing(_stands(world)),
+            blobs={sha256: as_array(content) for sha256, content in self.attic.content.items()},
+            idle=dict(world.desk.idle),
+            measured=self.pace.measured,
         )
         records.save(self._checkpoint(entries), checkpoint)
         world.record.flush()
@@ -128,6 +129,9 @@ class Rehearsal:
         self.pace.measured = past.measured
         for id, board in world.boards.items():
             board.spool.residual = past.residuals[id].tobytes() if id in past.residuals else None
+            board.spool.stand = past.stand(f"{id} spool")
+            if (course := board.practice.course) is not None:
+                course.resume(past.stand(id))
 
     # -- the end -------------------------------------------------------------------------------------------------
 
@@ -169,6 +173,18 @@ def open_rehearsal(prepared: Prepared, seed: int, home: Path, *, keeps: bool = T
     if past is not None:
         rehearsal.remember(past)
     return rehearsal
+
+
+def _key(update: tuple[str, int]) -> str:
+    return "{}/{}".format(*update)
+
+
+def _stands(world: World) -> dict[str, Stand]:
+    """Where training stands on every board, and in its spool."""
+    courses = {id: board.practice.course for id, board in world.boards.items()}
+    now = {id: course.stand() for id, course in courses.items() if course is not None}
+    kept = {f"{id} spool": board.spool.stand for id, board in world.boards.items()}
+    return {name: stand for name, stand in (now | kept).items() if stand is not None}
 
 
 def _past(session: Session, live: LiveRun, home: Path) -> Checkpoint | None:

@@ -12,12 +12,15 @@ from typing import Final
 from attrs import define, field, frozen
 
 from coordinator.simulator.account import Tally
-from coordinator.simulator.bench import Bench, Trained
+from coordinator.simulator.bench import Begun, Bench, Trained
 from coordinator.simulator.board import Board
+from coordinator.simulator.course import Course, Stand
 from coordinator.simulator.desk import Answer, Desk
 from coordinator.simulator.record import Record
 from coordinator.simulator.until import Until
-from protocol.messages import Assignment, Message
+from device_agent.trainer import LocalResult, Training, Unfit
+from protocol.messages import Assignment, Fresh, Message
+from protocol.weights import Weights
 
 BEGIN: Final = 946_684_800.0
 """Virtual time begins at 2000-01-01 00:00 UTC."""
@@ -71,7 +74,6 @@ class World:
     ended: str = ""
     updates: int = 0
     version: int = 0
-    pending: dict[str, Trained] = field(factory=dict)
     _heap: list[tuple[float, int, Call]] = field(factory=list)
     _numbers: Iterable[int] = field(factory=count)
     _deadline: float = math.inf
@@ -120,24 +122,17 @@ class World:
         answer = self.record.answer(partial(self.desk.hear, board.id, message, body, now))
         self._take(answer, now)
 
-    def train(self, board: Board, assignment: Assignment, now: float) -> Trained:
-        factor = board.speed.assignment()
-        width = assignment.plan.width
+    def course(self, board: Board, assignment: Assignment, now: float) -> Course:
+        dataset, memory = board.dataset, board.group.memory_mb
+        begun = self.record.begun(lambda: self.bench.begun(assignment, dataset, memory))
+        place = _Place(self, board, assignment, board.speed.assignment(), begun)
+        return Course(assignment, now, board.spool.stand, place)
 
-        def took(batch: int, at: float) -> float:
-            return factor * board.speed.step(width, batch, at)
-
-        trained = self.record.trained(
-            assignment.id,
-            lambda: self.bench.train(
-                assignment, board.dataset, board.spool.residual, board.group.memory_mb, now, took
-            ),
+    def committed(self, board: Board, course: Course, result: LocalResult) -> Trained:
+        key = f"{course.assignment.id}/{result.commit}"
+        return self.record.trained(
+            key, lambda: self.bench.encoded(result, course.assignment, board.spool.residual)
         )
-        self.pending[assignment.id] = trained
-        return trained
-
-    def settled(self, assignment: str) -> None:
-        self.pending.pop(assignment, None)
 
     # -- what the coordinator says -------------------------------------------------------------------------------
 
@@ -177,3 +172,36 @@ class World:
             self._wake(self._deadline, now)
             return
         self._take(self.record.answer(partial(self.desk.tick, now)), now)
+
+
+@frozen(eq=False)
+class _Place:
+    """Where a board trains one assignment, ``factor`` times as long as its board usually takes."""
+
+    world: World
+    board: Board
+    assignment: Assignment
+    factor: float
+    begun: Begun
+
+    def training(self, course: Course, stand: Stand | None) -> Training:
+        if self.begun.reason:
+            raise Unfit(self.begun.reason)
+        plan, speed = self.assignment.plan, self.board.speed
+
+        def took(at: float) -> float:
+            return self.factor * speed.step(plan.width, plan.batch, at)
+
+        bench, dataset = self.world.bench, self.board.dataset
+        if self.world.remembering:
+            return bench.hollow(course, dataset, stand, took, self.begun.options)
+        return bench.training(course, dataset, stand, took)
+
+    def read(self, fresh: Fresh) -> Weights:
+        return {} if self.world.remembering else self.world.bench.read(fresh, self.assignment)
+
+    def left(self, course: Course) -> None:
+        self.world.bench.left(course.assignment)
+
+    def fate(self, act: str, make: Callable[[], str]) -> str:
+        return self.world.record.fate(act, make)

@@ -36,9 +36,26 @@ def test_another_seed_gives_another_model(tmp_path):
     assert run(wanted, tmp_path / "a")["sha256"] != run(wanted, tmp_path / "b", seed=1)["sha256"]
 
 
-def test_what_was_interrupted_goes_on_to_the_result_it_would_have_had(tmp_path):
-    """Crashes, batteries, outages, error feedback under way: nothing of it may get lost in a checkpoint."""
-    wanted = experiment(tmp_path)
+RESTLESS = """
+name = "restless"
+[plan]
+batch = 32
+steps = 4
+commits = 6
+refresh = 6
+momentum = 0.5
+coding = "int8"
+lease = 60
+[aggregator]
+kind = "fedasmu"
+"""
+"""Several commits per assignment, momentum, and a question for the fresh model on the way."""
+
+
+@pytest.mark.parametrize("recipe", ["whale-fl", RESTLESS, RESTLESS.replace("commits", "seconds = 0.03\ncommits")])
+def test_what_was_interrupted_goes_on_to_the_result_it_would_have_had(tmp_path, recipe):
+    """Crashes, batteries, outages, error feedback and training under way: nothing of it may get lost."""
+    wanted = experiment(tmp_path, recipe=recipe)
     whole = run(wanted, tmp_path / "whole")
     result, stops = None, 0
     for steps in (150, 200, 1, 100, 10**9):
