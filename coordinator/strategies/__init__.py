@@ -8,13 +8,15 @@ from .fedasmu import FedASMU
 from .fedasync import FedAsync
 from .fedavg import Cohort, FedAvg
 from .fedbuff import FedBuff
+from .fedrolex import FedRolex
 from .fixed import Fixed
-from .heterofl import HeteroFL
+from .fresh_model import FreshModel
+from .heterofl import HeteroFL, HeteroFLDynamic
 from .ssp import Ssp
 from .whale_fl import WhaleFL
 
 AGGREGATORS = {cls.kind: cls for cls in (FedAvg, FedAsync, FedBuff, FedASMU)}
-POLICIES = {cls.kind: cls for cls in (Fixed, HeteroFL, WhaleFL, Cohort, Ssp)}
+POLICIES = {cls.kind: cls for cls in (Fixed, HeteroFL, HeteroFLDynamic, FedRolex, WhaleFL, FreshModel, Cohort, Ssp)}
 TRANSFORMS = {cls.kind: cls for cls in (Clip,)}
 GATES: dict[str, type[Gate]] = {}
 
@@ -29,8 +31,11 @@ __all__ = [
     "FedAsync",
     "FedAvg",
     "FedBuff",
+    "FedRolex",
     "Fixed",
+    "FreshModel",
     "HeteroFL",
+    "HeteroFLDynamic",
     "Ssp",
     "WhaleFL",
 ]

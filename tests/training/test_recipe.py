@@ -8,7 +8,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coordinator.errors import ShoalError
-from coordinator.strategies import Clip, Cohort, FedASMU, FedAsync, FedAvg, FedBuff, Fixed, HeteroFL, Ssp, WhaleFL
+from coordinator.strategies import (
+    POLICIES,
+    Clip,
+    Cohort,
+    FedASMU,
+    FedAsync,
+    FedAvg,
+    FedBuff,
+    FedRolex,
+    Fixed,
+    FreshModel,
+    HeteroFL,
+    HeteroFLDynamic,
+    Ssp,
+    WhaleFL,
+)
 from coordinator.training.recipe import BasePlan, Recipe, load, parse, presets
 from protocol.messages import Plan
 from protocol.subnetwork import WIDTHS
@@ -28,13 +43,18 @@ def test_the_presets():
     parsed = {name: load(name) for name in presets()}
     members = {name: [type(m) for m in (r.aggregator, *r.policies, *r.transforms)] for name, r in parsed.items()}
     assert members == {
-        "fedasmu": [FedASMU, HeteroFL],
+        "fedasmu": [FedASMU, HeteroFL, FreshModel],
         "fedasync": [FedAsync, Fixed],
         "fedavg": [FedAvg, Cohort, Fixed],
         "fedbuff": [FedBuff, Fixed],
         "fedbuff-heterofl": [FedBuff, HeteroFL],
+        "fedprox": [FedAvg, Cohort, Fixed],
+        "fedrolex": [FedAvg, Cohort, FedRolex],
+        "heterofl": [FedAvg, Cohort, HeteroFL],
+        "heterofl-dynamic": [FedAvg, Cohort, HeteroFLDynamic],
         "whale-fl": [FedBuff, WhaleFL],
     }
+    assert parsed["fedprox"].plan.proximal > 0
 
 
 def test_the_least_there_is_to_say():
@@ -99,7 +119,7 @@ def test_names_of_every_script_survive(name):
 WRONG = {
     "no TOML": (
         "kind = ",
-        "The recipe is neither one of fedasmu, fedasync, fedavg, fedbuff-heterofl, fedbuff, whale-fl nor TOML: ",
+        f"The recipe is neither one of {', '.join(presets())} nor TOML: ",
     ),
     "nesting without end": ("x = " + "[" * 5000, "The recipe is neither one of "),
     "a key twice": (BUFFER + 'kind = "fedasmu"\n', "The recipe is neither one of "),
@@ -107,7 +127,7 @@ WRONG = {
     "no aggregator": ('[[policy]]\nkind = "fixed"\n', "[aggregator]: kind is None, expected one of fedavg, fedasync, "),
     "an aggregator as policy": (
         BUFFER + '[[policy]]\nkind = "fedbuff"\n',
-        "[[policy]]: kind is 'fedbuff', expected one of fixed, heterofl, whale_fl, cohort, ssp",
+        f"[[policy]]: kind is 'fedbuff', expected one of {', '.join(POLICIES)}",
     ),
     "an unknown transform": (
         BUFFER + '[[transform]]\nkind = "adam"\n', "[[transform]]: kind is 'adam', expected one of clip",
