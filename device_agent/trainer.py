@@ -168,8 +168,7 @@ class Training:
         self._plan = self._wanted = desk.plan
         self._values = values(self._plan, step.options)
         self._tried: Fresh | None = None
-        self._every = checkpoint_every
-        self._clock = clock
+        self._every, self._clock = checkpoint_every, clock
         self._pacer = Pacer(pace, clock, sleep)
         self._since = clock() - (position.seconds if position else 0.0)
         self._kept = clock()
@@ -297,20 +296,16 @@ class Training:
         return amount if self._plan.seconds is None else max(amount, self._seconds / self._plan.seconds)
 
     @property
-    def _allowed(self) -> bool:
-        return self._desk.allowed > self._commits
-
-    @property
     def _ends(self) -> bool:
         """Whether with one more commit all is done that the plan asks for."""
         left = self._plan.commits - self._commits
         if left <= 1:
             return self._amount >= 1
-        return self._tally.steps >= left * self._plan.steps or (self._amount >= left and not self._allowed)
+        return self._tally.steps >= left * self._plan.steps or (self._amount >= left and self._desk.allowed <= self._commits)
 
     def _due(self) -> bool:
         """While no commit is allowed the next one grows, until nothing is left to train."""
-        return self._amount >= 1 and (self._ends or self._allowed)
+        return self._amount >= 1 and (self._ends or self._desk.allowed > self._commits)
 
     def _commit(self) -> bool:
         """Commit what was learnt; whether it was the last time. Without room on the disk training goes on instead."""
