@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from .adacomm import AdaComm
+from .adsp import Adsp
+from .adsp_sum import AdspSum
 from .base import Gate
 from .clip import Clip
 from .fedasmu import FedASMU
@@ -15,8 +18,14 @@ from .heterofl import HeteroFL, HeteroFLDynamic
 from .ssp import Ssp
 from .whale_fl import WhaleFL
 
-AGGREGATORS = {cls.kind: cls for cls in (FedAvg, FedAsync, FedBuff, FedASMU)}
-POLICIES = {cls.kind: cls for cls in (Fixed, HeteroFL, HeteroFLDynamic, FedRolex, WhaleFL, FreshModel, Cohort, Ssp)}
+AGGREGATORS = {cls.kind: cls for cls in (FedAvg, FedAsync, FedBuff, FedASMU, AdspSum)}
+POLICIES = {
+    cls.kind: cls
+    for cls in (
+        *(Fixed, HeteroFL, HeteroFLDynamic, FedRolex, WhaleFL, FreshModel),
+        *(Cohort, Ssp, Adsp, AdaComm),
+    )
+}
 TRANSFORMS = {cls.kind: cls for cls in (Clip,)}
 GATES: dict[str, type[Gate]] = {}
 
@@ -25,6 +34,9 @@ __all__ = [
     "GATES",
     "POLICIES",
     "TRANSFORMS",
+    "AdaComm",
+    "Adsp",
+    "AdspSum",
     "Clip",
     "Cohort",
     "FedASMU",

@@ -49,6 +49,9 @@ TUNED = {
     "whale_fl": {"delay": 1, "half_window": 1},
     "cohort": {"goal": 4, "over_selection": 0.25, "pause": 30.0},
     "ssp": {"bound": 2, "pause": 30.0},
+    "adsp": {"period": 600.0, "shortest": 1.0},
+    "adacomm": {"tau": 5, "period": 600.0},
+    "adsp_sum": {"patience": 2000.0},
     "clip": {"norm": 1.0},
 }
 
@@ -57,8 +60,8 @@ LIMIT = 0.02
 
 UNFIT = {
     (aggregator, "cohort"): f"cohort lets devices wait for a round to end, but {aggregator} closes none: use fedavg"
-    for aggregator in ("fedasync", "fedbuff", "fedasmu")
-}
+    for aggregator in ("fedasync", "fedbuff", "fedasmu", "adsp_sum")
+} | {("fedavg", "adsp"): "adsp lets devices train on without waiting, but cohort lets them wait: keep one of them"}
 
 
 def tuned(cls, **options):
@@ -181,7 +184,7 @@ def run(recipe: Recipe, updates: int, patience: float = 1e6, kept=range(FEATURES
         heapq.heappush(due, (now + seconds, next(serial), name, then))
 
     def begin(name) -> None:
-        features = ("train", "int8", "commits", "refresh", "optimiser")
+        features = ("train", "int8", "refresh", "optimiser")  # several commits: see test_unwaiting
         said = check_in(name, group=GROUPS[name], samples=SAMPLES, number=next(serial), features=features)
         offer = one.handle(said, now)[-1]
         effects.append(offer)

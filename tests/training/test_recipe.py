@@ -10,6 +10,9 @@ from hypothesis import strategies as st
 from coordinator.errors import ShoalError
 from coordinator.strategies import (
     POLICIES,
+    AdaComm,
+    Adsp,
+    AdspSum,
     Clip,
     Cohort,
     FedASMU,
@@ -44,6 +47,10 @@ def test_the_presets():
     members = {name: [type(m) for m in (r.aggregator, *r.policies, *r.transforms)] for name, r in parsed.items()}
     assert members == {
         "fedasmu": [FedASMU, HeteroFL, FreshModel],
+        "adacomm": [FedAvg, Ssp, AdaComm, Fixed],
+        "adacomm-fixed": [FedAvg, Ssp, AdaComm, Fixed],
+        "adsp": [AdspSum, Adsp, Fixed],
+        "bsp": [FedAvg, Ssp, Fixed],
         "fedasync": [FedAsync, Fixed],
         "fedavg": [FedAvg, Cohort, Fixed],
         "fedbuff": [FedBuff, Fixed],
@@ -52,6 +59,8 @@ def test_the_presets():
         "fedrolex": [FedAvg, Cohort, FedRolex],
         "heterofl": [FedAvg, Cohort, HeteroFL],
         "heterofl-dynamic": [FedAvg, Cohort, HeteroFLDynamic],
+        "ssp": [AdspSum, Ssp, Fixed],
+        "whale-asmu-adsp": [FedASMU, WhaleFL, Adsp],
         "whale-fl": [FedBuff, WhaleFL],
     }
     assert parsed["fedprox"].plan.proximal > 0
@@ -199,8 +208,19 @@ WRONG = {
         '[aggregator]\nkind = "fedavg"\n[[policy]]\nkind = "cohort"\n[[policy]]\nkind = "ssp"\n',
         "ssp makes devices wait: it must be the first policy, and the only one that does",
     ),
-    "a width in text": (
-        BUFFER + '[[policy]]\nkind = "heterofl"\nwidths = { pi3 = "0.5" }\n',
+    "commits in a lockstep": (
+        '[plan]\ncommits = 2\n[aggregator]\nkind = "fedavg"\n[[policy]]\nkind = "ssp"\nbound = 0\n',
+        "commits = 2 lets devices train on without waiting, but ssp lets them wait: keep one of them",
+    ),
+    "one that never waits behind one that does": (
+        '[aggregator]\nkind = "adsp_sum"\n[[policy]]\nkind = "ssp"\n[[policy]]\nkind = "adsp"\n',
+        "adsp lets devices train on without waiting, but ssp lets them wait: keep one of them",
+    ),
+    "a first rate above the top": (
+        '[aggregator]\nkind = "adsp_sum"\n[[policy]]\nkind = "adsp"\nrate = 3\ntop = 2\n',
+        "[[policy]] adsp: rate is 3, more than top, 2",
+    ),
+    "a width in text": (        BUFFER + '[[policy]]\nkind = "heterofl"\nwidths = { pi3 = "0.5" }\n',
         "[[policy]] heterofl: widths is '0.5', expected float",
     ),
     "a width out of range": (
@@ -236,6 +256,6 @@ def test_a_mistake_is_named(wrong):
 
 @pytest.mark.parametrize("text", ["fedsgd", ""])
 def test_a_preset_that_does_not_exist(text):
-    with pytest.raises(ShoalError, match=f"There is no recipe '{text}', only fedasmu, fedasync, fedavg, ") as refused:
+    with pytest.raises(ShoalError, match=f"There is no recipe '{text}', only {', '.join(presets())}, ") as refused:
         load(text)
     assert refused.value.code == "bad-recipe"
