@@ -162,8 +162,7 @@ class Training:
         self._tally = Tally(list(step.shapes), position.sums if position else None)
         self._version = position.version if position else start.version
         self._merges = list(position.merges) if position else []
-        self._number = position.step if position else 0
-        self._commits = position.commit if position else 0
+        self._number, self._commits = (position.step, position.commit) if position else (0, 0)
         self._asked = position.asked if position else None
         self._plan = self._wanted = desk.plan
         self._values = values(self._plan, step.options)
@@ -301,7 +300,8 @@ class Training:
         left = self._plan.commits - self._commits
         if left <= 1:
             return self._amount >= 1
-        return self._tally.steps >= left * self._plan.steps or (self._amount >= left and self._desk.allowed <= self._commits)
+        all_steps = self._tally.steps >= left * self._plan.steps
+        return all_steps or (self._amount >= left and self._desk.allowed <= self._commits)
 
     def _due(self) -> bool:
         """While no commit is allowed the next one grows, until nothing is left to train."""

@@ -26,6 +26,7 @@ from coordinator.errors import ShoalError
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the results.")
 @click.option("--split", default="iid", show_default=True, help="subject, iid, dirichlet:A, shards:N or quantity:S.")
 @click.option("--held-out", default="", help="Share or subjects to measure on (default: 0.2, or the file's test set).")
+@click.option("--control", default="", help="Share or subjects to decide by (default: 0.1, or the file's control set).")
 @click.option("--model", default="", help="A model of the zoo or a JSON file (default: the first that fits).")
 @click.option("--heterogeneity", type=click.FloatRange(0), default=0.0, help="Bend speeds: mean / slowest (ADSP's H).")
 @click.option(
@@ -56,6 +57,7 @@ def simulate(**options: Any) -> None:
         until=options["until"],
         split=options["split"],
         held_out=options["held_out"],
+        control=options["control"],
         model=text_of(options["model"]) if options["model"] else "",
         heterogeneity=options["heterogeneity"],
         fineness=options["every"],

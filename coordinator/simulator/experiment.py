@@ -44,6 +44,7 @@ class Experiment:
     until: str
     split: str = "iid"
     held_out: str = ""
+    control: str = ""
     model: str = ""
     heterogeneity: float = 0.0
     fineness: float = FINENESS
@@ -66,7 +67,7 @@ class Prepared:
 
     def dealt(self, seed: int) -> Dealt:
         given = self.experiment
-        return hands.deal(self.collection, given.devices, given.split, given.held_out, seed)
+        return hands.deal(self.collection, given.devices, given.split, given.held_out, seed, given.control)
 
     def dataset(self, rows: np.ndarray[Any, Any]) -> Dataset:
         return Dataset(self.x[rows], self.collection.y[rows], self.collection.classes)

@@ -34,7 +34,7 @@ LEAST: Final = 2
 @frozen(eq=False)
 class Collection:
     """All samples ``x`` [n, *shape] and labels ``y`` [n]; ``subject`` [n] says whose they are, if known. ``test`` marks
-    those that the file itself sets apart."""
+    those that the file itself sets apart to measure on, ``control`` those it sets apart to decide by."""
 
     name: str
     x: Array
@@ -42,14 +42,17 @@ class Collection:
     classes: int
     subject: NDArray[np.int64] | None = None
     test: NDArray[np.bool_] | None = None
+    control: NDArray[np.bool_] | None = None
 
 
 @frozen(eq=False)
 class Dealt:
-    """What a simulation trains and measures on: rows of the collection, and a sentence for the result."""
+    """What a simulation trains on, measures on and decides by: rows of the collection, none in two of them; and a
+    sentence for the result."""
 
     hands: tuple[Rows, ...]
     test: Rows
+    control: Rows
     described: dict[str, Any]
 
 
@@ -67,18 +70,37 @@ def read(source: str) -> Collection:
             arrays = {name: np.asarray(file[name]) for name in file.files}
     except Exception as error:  # a damaged archive ends in a dozen kinds of them
         raise ShoalError("bad-dataset", f"{path} cannot be read as an npz file: {error}") from error
-    test = None
-    if {"x_train", "y_train", "x_test", "y_test"} <= arrays.keys():
-        test = np.arange(len(arrays["y_train"]) + len(arrays["y_test"])) >= len(arrays["y_train"])
-        arrays |= {one: np.concatenate([arrays[f"{one}_train"], arrays[f"{one}_test"]]) for one in ("x", "y")}
+    if {"x_train", "y_train"} <= arrays.keys():
+        arrays |= {"x": arrays["x_train"], "y": arrays["y_train"]}
     for name, meaning in (("x", "samples"), ("y", "labels")):
         if name not in arrays:
             there = ", ".join(arrays) or "nothing"
             raise ShoalError("bad-dataset", f"{path} has no {meaning}: there is {there}, expected arrays x and y")
-    return _checked(path, arrays, test)
+    test = _joined(path, arrays, "x_test", "y_test")
+    control = _joined(path, arrays, "control_x", "control_y")
+    if test is not None and control is not None:
+        test = np.concatenate([test, np.zeros(len(control) - len(test), np.bool_)])
+    return _checked(path, arrays, test, control)
 
 
-def _checked(path: Path, arrays: dict[str, NDArray[Any]], test: NDArray[np.bool_] | None) -> Collection:
+def _joined(path: Path, arrays: dict[str, NDArray[Any]], x: str, y: str) -> NDArray[np.bool_] | None:
+    """Put a set that the file keeps apart behind the other samples, and mark it; None if there is none."""
+    if not {x, y} <= arrays.keys():
+        return None
+    if arrays[x].shape[1:] != arrays["x"].shape[1:] or arrays[y].shape != arrays[x].shape[:1]:
+        found = f"{x} {arrays[x].shape} and {y} {arrays[y].shape}"
+        raise ShoalError("bad-dataset", f"{path} holds {found}, but samples of shape {arrays['x'].shape[1:]}")
+    before = len(arrays["y"])
+    for one, name in (("x", x), ("y", y)):
+        arrays[one] = np.concatenate([arrays[one], arrays[name]])
+    if "subject" in arrays:  # nobody's
+        arrays["subject"] = np.concatenate([arrays["subject"], np.full(len(arrays[y]), -1)])
+    return np.arange(len(arrays["y"])) >= before
+
+
+def _checked(
+    path: Path, arrays: dict[str, NDArray[Any]], test: NDArray[np.bool_] | None, control: NDArray[np.bool_] | None
+) -> Collection:
     x, y, subject = arrays["x"], arrays["y"], arrays.get("subject")
     if x.dtype == np.uint8:
         x = x.astype(np.float32) / 255
@@ -95,7 +117,7 @@ def _checked(path: Path, arrays: dict[str, NDArray[Any]], test: NDArray[np.bool_
     if classes > len(y):
         raise ShoalError("bad-dataset", f"{path} holds the label {classes - 1}, but only {len(y)} samples")
     owner = None if subject is None else subject.astype(np.int64)
-    return Collection(path.stem, x.astype(np.float32), y.astype(np.int32), classes, owner, test)
+    return Collection(path.stem, x.astype(np.float32), y.astype(np.int32), classes, owner, test, control)
 
 
 def model_for(collection: Collection) -> ModelSpec:
@@ -120,10 +142,17 @@ def fitted(collection: Collection, spec: ModelSpec) -> Array:
     raise ShoalError("bad-dataset", detail)
 
 
-def deal(collection: Collection, devices: int, split: str, held_out: str, seed: int) -> Dealt:
-    """Who gets what. ``held_out`` is a share (``0.2``), people (``5,17,25``) or empty where the file has a test set."""
-    test = _held_out(collection, held_out, generator(seed, "held out"))
-    train = np.setdiff1d(np.arange(len(collection.y)), test)
+def deal(collection: Collection, devices: int, split: str, held_out: str, seed: int, control: str = "") -> Dealt:
+    """Who gets what. ``held_out`` and ``control`` are a share (``0.2``) or people (``5,17,25``), or empty for what the
+    file sets apart; without that, 0.2 of all and 0.1 of what is left then."""
+    everything = np.arange(len(collection.y))
+    own = np.flatnonzero(collection.control) if collection.control is not None else everything[:0]
+    test = _apart(collection, np.setdiff1d(everything, own), held_out, collection.test, "0.2", seed, "held out")
+    rest = np.setdiff1d(everything, test)
+    decided = _apart(collection, rest, control, collection.control, "0.1", seed, "control")
+    train = np.setdiff1d(rest, np.concatenate([decided, own]))
+    if collection.test is not None:
+        train = np.setdiff1d(train, np.flatnonzero(collection.test))
     if devices > len(train):
         raise ShoalError("bad-dataset", f"{devices} devices are more than the {len(train)} samples there are to share")
     kind, _, value = split.partition(":")
@@ -139,30 +168,36 @@ def deal(collection: Collection, devices: int, split: str, held_out: str, seed: 
         "devices": devices,
         "samples": int(sum(sizes)),
         "test_samples": len(test),
+        "control": control or ("0.1" if collection.control is None else "the file's control set"),
+        "control_samples": len(decided),
         "smallest": sizes[0],
         "median": sizes[len(sizes) // 2],
         "largest": sizes[-1],
         "classes_per_device": round(float(np.mean(seen)), 2),
     }
-    return Dealt(tuple(hands), test, described)
+    return Dealt(tuple(hands), test, decided, described)
 
 
-def _held_out(collection: Collection, held_out: str, rng: np.random.Generator) -> Rows:
-    count = len(collection.y)
-    if not held_out:
-        if collection.test is not None:
-            return np.flatnonzero(collection.test)
-        held_out = "0.2"
-    if re.fullmatch(r"0?\.\d+", held_out) and float(held_out) > 0:
-        return np.sort(rng.permutation(count)[: max(1, int(count * float(held_out)))])
-    if re.fullmatch(r"\d+(,\d+)*", held_out):
+def _apart(
+    collection: Collection, rows: Rows, wanted: str, own: NDArray[np.bool_] | None, usual: str, seed: int, purpose: str
+) -> Rows:
+    """Of ``rows`` those that ``wanted`` names, the file's ``own``, or the ``usual`` share."""
+    if not wanted:
+        if own is not None:
+            return np.flatnonzero(own)
+        wanted = usual
+    if re.fullmatch(r"0?\.\d+", wanted) and float(wanted) > 0:
+        order = generator(seed, purpose).permutation(len(rows))
+        return np.sort(rows[order[: max(1, int(len(rows) * float(wanted)))]])
+    if re.fullmatch(r"\d+(,\d+)*", wanted):
         if collection.subject is None:
             raise ShoalError("bad-dataset", f"{collection.name} says nobody's samples apart: it has no array subject")
-        people = np.array([int(one) for one in held_out.split(",")])
-        if missing := set(people.tolist()) - set(np.unique(collection.subject).tolist()):
-            raise ShoalError("bad-dataset", f"{collection.name} has no samples of subject {min(missing)}")
-        return np.flatnonzero(np.isin(collection.subject, people))
-    raise ShoalError("bad-request", f"held out is {held_out!r}, expected a share such as 0.2, or subjects such as 5,17")
+        people = np.array([int(one) for one in wanted.split(",")])
+        if missing := set(people.tolist()) - set(np.unique(collection.subject[rows]).tolist()):
+            raise ShoalError("bad-dataset", f"{collection.name} has no samples of subject {min(missing)} to set apart")
+        return rows[np.isin(collection.subject[rows], people)]
+    sentence = f"{purpose} is {wanted!r}, expected a share such as 0.2, or subjects such as 5,17"
+    raise ShoalError("bad-request", sentence)
 
 
 Splitter = Callable[[Collection, Rows, int, np.random.Generator], list[Rows]]

@@ -159,7 +159,8 @@ def open_rehearsal(prepared: Prepared, seed: int, home: Path, *, keeps: bool = T
     row = session.get(models.Run, run) or _new_run(session, prepared, run, seed)
     live = LiveRun(row, prepared.spec, None, attic)
     past = _past(session, live, home)
-    test = Dataset(prepared.x[dealt.test], prepared.collection.y[dealt.test])
+    control = Dataset(prepared.x[dealt.control], prepared.collection.y[dealt.control])
+    test = Dataset(prepared.x[dealt.test], prepared.collection.y[dealt.test], control)
     pace = Pace(prepared.experiment.fineness)
     desk = Desk(live, Evaluation(prepared.spec, test), session, {}, pace.due)
     record = Record(home / "record.jsonl" if keeps else None, past)
@@ -207,6 +208,7 @@ def _new_run(session: Session, prepared: Prepared, run: str, seed: int) -> model
         seed=seed,
         target=None,
         dataset=prepared.collection.name,
+        control=True,
         simulated=True,
         state="running",
         created_by="simulation",

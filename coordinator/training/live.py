@@ -28,6 +28,7 @@ from coordinator.training import initial, journal, recipe
 from coordinator.training.engine import Engine, Setting
 from coordinator.training.evaluation import Evaluation
 from coordinator.training.inputs import Offered, Refreshed
+from coordinator.training.work import FRESH
 from protocol import tensors
 from protocol.errors import ProtocolError
 from protocol.messages import Plan
@@ -119,8 +120,14 @@ class LiveRun:
             self._blobs.remove(sha256)
 
     def _use(self, assignment: str, weights: str) -> None:
-        self._weights_of[assignment].append(weights)
+        """The assignment needs these weights beside its first ones, and beside other fresh models still on the way."""
+        mine = self._weights_of[assignment]
+        mine.append(weights)
         self._users[weights] += 1
+        if len(mine) > 1 + FRESH:
+            old = mine.pop(1)
+            self._users[old] -= 1
+            self._unused.add(old)
 
     def _artifact(self, plan: Plan, target: str) -> tuple[str, int]:
         wanted = training(plan)

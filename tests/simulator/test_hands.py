@@ -21,7 +21,7 @@ def collection():
 @pytest.mark.parametrize("split", ["iid", "dirichlet:0.3", "shards:2", "quantity:0.6", "subject"])
 def test_everything_is_dealt_once_and_the_same_again(collection, split):
     one, again = (hands.deal(collection, 6, split, "0.25", 3) for _ in range(2))
-    dealt = np.concatenate([*one.hands, one.test])
+    dealt = np.concatenate([*one.hands, one.test, one.control])
     if split != "subject":  # six of seven people take part
         assert sorted(dealt) == list(range(600))
     assert len(set(dealt.tolist())) == len(dealt)
@@ -29,6 +29,7 @@ def test_everything_is_dealt_once_and_the_same_again(collection, split):
     assert min(map(len, one.hands)) >= hands.LEAST
     assert one.described["split"] == split
     assert one.described["test_samples"] == 150
+    assert one.described["control_samples"] == 45
 
 
 def test_a_person_each(collection):
@@ -37,6 +38,21 @@ def test_a_person_each(collection):
     assert [len(one) for one in owners] == [1] * 5
     assert set.union(*owners) == {2, 3, 4, 5, 6}
     assert set(collection.subject[dealt.test].tolist()) == {0, 1}
+
+
+def test_the_file_s_own_sets_are_dealt_to_nobody(tmp_path):
+    rng = np.random.default_rng(0)
+    sets = {"x_train": "y_train", "x_test": "y_test", "control_x": "control_y"}
+    counts = dict(zip(sets, (40, 20, 10), strict=True))
+    arrays = {x: rng.random((counts[x], 4), np.float32) for x in sets} | {
+        y: np.arange(counts[x]) % 5 for x, y in sets.items()
+    }
+    np.savez(tmp_path / "three.npz", **arrays)
+    read = hands.read(str(tmp_path / "three.npz"))
+    dealt = hands.deal(read, 4, "iid", "", 0)
+    assert (read.x[dealt.test] == arrays["x_test"]).all()
+    assert (read.x[dealt.control] == arrays["control_x"]).all()
+    assert sorted(np.concatenate(dealt.hands)) == list(range(40))
 
 
 def test_more_devices_than_people_share_them(collection):
@@ -59,7 +75,7 @@ def test_smaller_alpha_more_skew(collection):
 @pytest.mark.parametrize(
     ("devices", "split", "held_out", "sentence"),
     [
-        (500, "iid", "0.5", "500 devices are more than the 300 samples there are to share"),
+        (500, "iid", "0.5", "500 devices are more than the 270 samples there are to share"),
         (5, "random", "", "There is no split 'random': subject, iid, dirichlet:A"),
         (5, "dirichlet:0", "", "There is no split 'dirichlet:0'"),
         (5, "iid", "9", "made has no samples of subject 9"),

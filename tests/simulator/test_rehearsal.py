@@ -39,20 +39,37 @@ def test_another_seed_gives_another_model(tmp_path):
 RESTLESS = """
 name = "restless"
 [plan]
-batch = 32
-steps = 4
-commits = 6
-refresh = 6
+batch = 16
+steps = 20
+learning_rate = 0.2
 momentum = 0.5
 coding = "int8"
-lease = 60
 [aggregator]
 kind = "fedasmu"
+[[policy]]
+kind = "adsp"
+period = 1
+rate = 2
+shortest = 0.1
+warm_up = 1
+epoch = 2
+[[policy]]
+kind = "fixed"
 """
-"""Several commits per assignment, momentum, and a question for the fresh model on the way."""
+"""Commits by seconds until the plan is changed, each followed by the fresh model; error feedback and momentum."""
+ASKING = """
+name = "asking"
+[plan]
+batch = 16
+steps = 20
+[aggregator]
+kind = "fedasmu"
+[[policy]]
+kind = "fresh_model"
+"""
 
 
-@pytest.mark.parametrize("recipe", ["whale-fl", RESTLESS, RESTLESS.replace("commits", "seconds = 0.03\ncommits")])
+@pytest.mark.parametrize("recipe", ["whale-fl", RESTLESS, ASKING])
 def test_what_was_interrupted_goes_on_to_the_result_it_would_have_had(tmp_path, recipe):
     """Crashes, batteries, outages, error feedback and training under way: nothing of it may get lost."""
     wanted = experiment(tmp_path, recipe=recipe)
