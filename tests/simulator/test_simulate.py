@@ -98,7 +98,7 @@ def test_ctrl_c_leaves_what_the_same_command_goes_on_from(tmp_path, monkeypatch)
     [
         ({"--population": "moon"}, "There is no population 'moon'"),
         ({"--data": "nothing.npz"}, "nothing.npz cannot be read as an npz file: there is no such file"),
-        ({"--devices": "2000"}, "2000 devices are more than the 1438 samples there are to share"),
+        ({"--devices": "2000"}, "2000 devices are more than the 1295 samples there are to share"),
         ({"--until": "accuracy>=1.1 or 1h"}, "no model reaches an accuracy of 1.1"),
         ({"--until": "accuracy>=0.9"}, "may never come true"),
         ({"--split": "subject"}, "digits has no array subject"),
