@@ -10,13 +10,16 @@ from .fedavg import Cohort, FedAvg
 from .fedbuff import FedBuff
 from .fixed import Fixed
 from .heterofl import HeteroFL
+from .label_flip import LabelFlip
+from .outlier import Outlier
+from .rate import Rate
 from .ssp import Ssp
 from .whale_fl import WhaleFL
 
 AGGREGATORS = {cls.kind: cls for cls in (FedAvg, FedAsync, FedBuff, FedASMU)}
 POLICIES = {cls.kind: cls for cls in (Fixed, HeteroFL, WhaleFL, Cohort, Ssp)}
 TRANSFORMS = {cls.kind: cls for cls in (Clip,)}
-GATES: dict[str, type[Gate]] = {}
+GATES: dict[str, type[Gate]] = {cls.kind: cls for cls in (Rate, LabelFlip, Outlier)}
 
 __all__ = [
     "AGGREGATORS",
@@ -31,6 +34,9 @@ __all__ = [
     "FedBuff",
     "Fixed",
     "HeteroFL",
+    "LabelFlip",
+    "Outlier",
+    "Rate",
     "Ssp",
     "WhaleFL",
 ]
