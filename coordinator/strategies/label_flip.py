@@ -3,9 +3,9 @@
 A device whose labels are swapped moves the rows of the output layer that belong to them the other way (Tolpegin et
 al.: Data Poisoning Attacks Against Federated Learning Systems, ESORICS 2020, arXiv 2007.08432, and Jebreel et al.,
 LFighter, 2022, arXiv 2207.01982, look at these rows as well). The score is the cosine between a device's change of the
-output layer and the running mean of the fleet's, smoothed over its updates; it is flagged where that is below 0
-and below the other devices' median by ``limit`` spreads, while its loss is above theirs: wrong labels are hard to
-learn, whereas a difference with the wrong sign comes with an honest loss. Of models without classes nothing is said.
+output layer and the running mean of the fleet's, smoothed over its updates; it is flagged where that turns against the
+other devices' (by the rule of :mod:`.outlier`) while its loss is above theirs: wrong labels are hard to learn,
+whereas a difference with the wrong sign comes with an honest loss. Of models without classes nothing is said.
 
 Measured on digits split by Dirichlet(0.5), the smoothed cosine tells devices with all labels reversed, or with two
 swapped, from the others nearly without overlap; the loss alone does not, for it is large as well where a device holds
@@ -29,7 +29,6 @@ from .peers import forget, remember, usual
 ACTIONS = ("report", "refuse", "quarantine")
 ENOUGH = 4
 """Other devices that one is compared with at least."""
-LEAST_SPREAD = 0.05
 SMOOTHING = 0.4
 NONE = 1e-30
 
@@ -59,11 +58,13 @@ def _action(_: Any, attribute: Any, value: str) -> None:
 
 @frozen
 class LabelFlip:
-    """``limit`` in spreads; ``least`` updates of a device before it is flagged; ``warm_up`` and ``memory`` in updates
-    of all, of the running mean. ``action`` on a flagged one: report, refuse or quarantine."""
+    """``cosine_limit`` in spreads; ``agreement`` is the median cosine that it takes to judge; ``least`` updates of a
+    device before it is flagged; ``warm_up`` and ``memory`` in updates of all, of the running mean. ``action`` on a
+    flagged one: report, refuse or quarantine."""
 
     kind: ClassVar[str] = "label_flip"
-    limit: float = option(3.0, 0, 1e6)
+    cosine_limit: float = option(3.0, 0, 1e6)
+    agreement: float = option(0.2, 0, 1)
     least: int = option(2, 1, 1000)
     warm_up: int = option(10, 0, 100_000)
     memory: int = option(20, 1, 100_000)
@@ -104,9 +105,10 @@ class LabelFlip:
     def _flag(self, record: Record, others: list[Record]) -> str:
         if len(others) < ENOUGH or record.updates < self.least:
             return ""
-        expected = usual([other.agreement for other in others], LEAST_SPREAD)
+        expected = usual([other.agreement for other in others])
         loss = median(other.loss for other in others)
-        if record.agreement >= min(0.0, expected.middle - self.limit * expected.spread) or record.loss <= loss:
+        limit = expected.opposite(self.agreement, self.cosine_limit)
+        if limit is None or record.agreement >= limit or record.loss <= loss:
             return ""
         cosines = f"cosine {record.agreement:.2f}, the other devices' {expected.middle:.2f} ± {expected.spread:.2f}"
         return f"it seems to learn wrong labels: {cosines}; loss {record.loss:.3g}, theirs {loss:.3g}"
