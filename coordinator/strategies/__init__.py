@@ -11,12 +11,14 @@ from .fedbuff import FedBuff
 from .fixed import Fixed
 from .heterofl import HeteroFL
 from .label_flip import LabelFlip
+from .multi_krum import MultiKrum
 from .outlier import Outlier
 from .rate import Rate
 from .ssp import Ssp
+from .trimmed_mean import CoordinateMedian, TrimmedMean
 from .whale_fl import WhaleFL
 
-AGGREGATORS = {cls.kind: cls for cls in (FedAvg, FedAsync, FedBuff, FedASMU)}
+AGGREGATORS = {cls.kind: cls for cls in (FedAvg, FedAsync, FedBuff, FedASMU, CoordinateMedian, TrimmedMean, MultiKrum)}
 POLICIES = {cls.kind: cls for cls in (Fixed, HeteroFL, WhaleFL, Cohort, Ssp)}
 TRANSFORMS = {cls.kind: cls for cls in (Clip,)}
 GATES: dict[str, type[Gate]] = {cls.kind: cls for cls in (Rate, LabelFlip, Outlier)}
@@ -28,6 +30,7 @@ __all__ = [
     "TRANSFORMS",
     "Clip",
     "Cohort",
+    "CoordinateMedian",
     "FedASMU",
     "FedAsync",
     "FedAvg",
@@ -35,8 +38,10 @@ __all__ = [
     "Fixed",
     "HeteroFL",
     "LabelFlip",
+    "MultiKrum",
     "Outlier",
     "Rate",
     "Ssp",
+    "TrimmedMean",
     "WhaleFL",
 ]

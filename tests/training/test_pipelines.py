@@ -45,7 +45,8 @@ LIMIT = {"whale_fl": 0.5}
 
 UNFIT = {
     (aggregator, "cohort"): f"cohort lets devices wait for a round to end, but {aggregator} closes none: use fedavg"
-    for aggregator in ("fedasync", "fedbuff", "fedasmu")
+    for aggregator, cls in AGGREGATORS.items()
+    if not cls.synchronous
 }
 
 
