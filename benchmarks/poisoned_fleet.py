@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import heapq
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 
 import numpy as np
@@ -22,7 +22,7 @@ from coordinator.demo.data import Samples, deal, split
 from coordinator.strategies.base import Cost, DeviceView
 from coordinator.training.engine import Engine, Setting
 from coordinator.training.evaluation import Dataset, Evaluation
-from coordinator.training.inputs import CheckedIn, Deferred, Delivered, Effect, Offered, Quarantined, Ticked
+from coordinator.training.inputs import CheckedIn, Deferred, Delivered, Effect, Offered, Quarantined, Settled, Ticked
 from coordinator.training.recipe import Recipe
 from device_agent.dataset import Dataset as Shard
 from device_agent.runtime import TrainStep
@@ -63,7 +63,9 @@ ATTACKS: dict[str, Attack] = {
     "noise": _noise,
     "quiet_noise": _whisper,
 }
-"""What poisoning devices make of the difference they trained. ``label_flip`` trains on wrong labels instead."""
+"""What poisoning devices make of the difference they trained."""
+LABEL_FLIP, ABSENT = "label_flip", "absent"
+"""They train on reversed labels; they are not there at all."""
 
 
 @frozen(eq=False)
@@ -93,51 +95,60 @@ def scene(spec: ModelSpec, samples: Samples, devices: int, share: float, seed: i
     return Scene(spec, seed, shards, evaluation, initial_weights(spec, rng), poisoners)
 
 
-@define
+@frozen(eq=False)
 class Outcome:
-    """A run's end: accuracy on the test set, and all effects."""
+    """A run's end: accuracy on the test set; why devices were quarantined, and what flagged them, by device."""
 
     accuracy: float
-    effects: list[Effect]
-
-    @property
-    def quarantined(self) -> dict[str, str]:
-        """Why, by device."""
-        return {effect.device: effect.reason for effect in self.effects if isinstance(effect, Quarantined)}
+    quarantined: dict[str, str]
+    flagged: dict[str, str]
+    refused: int
 
 
-@define
+@define(eq=False)
 class Run:
     """One training of a scene by a recipe; ``attack`` names what the poisoners do, "" for nothing."""
 
     scene: Scene
     recipe: Recipe
     attack: str = ""
-    _effects: list[Effect] = field(factory=list)
+    _checked_in: int = 0
+    _quarantined: dict[str, str] = field(factory=dict)
+    _flagged: dict[str, str] = field(factory=dict)
+    _refused: int = 0
 
     def play(self, updates: int) -> Outcome:
-        """Until the fleet has delivered so many updates."""
+        """Until the fleet has delivered so many updates, or nobody is left."""
         engine = self._engine()
         rng = np.random.default_rng([self.scene.seed, 1])
         due: list[tuple[float, str, Delivered | None]] = [(rng.uniform(), name, None) for name in self.scene.devices]
+        due = [one for one in due if not (self.attack == ABSENT and one[1] in self.scene.poisoners)]
         heapq.heapify(due)
         while updates and due:
             now, name, update = heapq.heappop(due)
             if engine.deadline is not None and engine.deadline <= now:
-                self._effects += engine.handle(Ticked(), now)
+                self._note(engine.handle(Ticked(), now))
             if update is not None:
-                self._effects += engine.handle(update, now)
+                self._note(engine.handle(update, now))
                 updates -= 1
-            if name in Outcome(0.0, self._effects[-4:]).quarantined:
+            if name in self._quarantined:
                 continue
             answer = engine.handle(self._check_in(name), now)[-1]
-            self._effects.append(answer)
             if isinstance(answer, Deferred):
                 heapq.heappush(due, (now + (answer.seconds or 1.0), name, None))
             elif isinstance(answer, Offered):
                 update = self._trained(engine, answer, rng)
                 heapq.heappush(due, (now + self._seconds(answer.plan, name, rng), name, update))
-        return Outcome(self._accuracy(engine.core.weights), self._effects)
+        return Outcome(self._accuracy(engine.core.weights), self._quarantined, self._flagged, self._refused)
+
+    def _note(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            if isinstance(effect, Quarantined):
+                self._quarantined[effect.device] = effect.reason
+            elif isinstance(effect, Settled):
+                self._refused += effect.outcome == "refused"
+                if flag := effect.scores.get("label_flip", {}).get("flag"):
+                    self._flagged.setdefault(effect.device, str(flag))
 
     def _engine(self) -> Engine:
         axes = layout(self.scene.spec)
@@ -156,8 +167,9 @@ class Run:
 
     def _check_in(self, name: str) -> CheckedIn:
         shard = self.scene.shards[self._number(name)]
+        self._checked_in += 1
         said = CheckIn(
-            id=f"{name}.{len(self._effects)}", protocol=1, agent="0.1.0", runtime="bench", features=("train", "int8"),
+            id=f"{name}.{self._checked_in}", protocol=1, agent="0.1.0", runtime="bench", features=("train", "int8"),
             samples=len(shard), input=shard.input, classes=shard.classes, held=None, unsent=(),
         )  # fmt: skip
         return CheckedIn(DeviceView(name, GROUPS[self._number(name) % len(GROUPS)], len(shard)), said)
@@ -169,7 +181,7 @@ class Run:
         """What a device sends: trained at once on the model as it is now, delivered later."""
         shard, plan = self.scene.shards[self._number(offer.device)], offer.plan
         poisons = offer.device in self.scene.poisoners
-        if poisons and self.attack == "label_flip":
+        if poisons and self.attack == LABEL_FLIP:
             shard = evolve(shard, y=(shard.classes - 1 - shard.y).astype(np.int32))
         weights = engine.region(plan).cut(engine.core.weights)
         result = _train(self.scene.spec, plan, weights, shard, f"{self.scene.seed}/{offer.assignment}")
@@ -203,6 +215,3 @@ def _delivered(offer: Offered, result: LocalResult) -> Delivered:
     )  # fmt: skip
     return Delivered(offer.device, update, body)
 
-
-def settled(outcome: Outcome) -> Iterator[Effect]:
-    yield from outcome.effects
