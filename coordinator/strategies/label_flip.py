@@ -7,9 +7,10 @@ output layer and the running mean of the fleet's, smoothed over its updates; it 
 other devices' (by the rule of :mod:`.outlier`) while its loss is above theirs: wrong labels are hard to learn,
 whereas a difference with the wrong sign comes with an honest loss. Of models without classes nothing is said.
 
-Measured on digits split by Dirichlet(0.5), the smoothed cosine tells devices with all labels reversed, or with two
-swapped, from the others nearly without overlap; the loss alone does not, for it is large as well where a device holds
-what the others lack.
+Measured on digits split by Dirichlet(0.5), the smoothed cosine ranks devices with all labels reversed, or with their
+two most frequent ones swapped, behind nearly all others (area under the curve 1.00 and 0.99), the loss less well (0.94
+and 0.83 early on): it is as large where a device holds what the others lack. The flag is for gross errors: few labels
+that are wrong among many leave the cosine positive.
 """
 
 from __future__ import annotations

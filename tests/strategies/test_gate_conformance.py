@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 from attrs import evolve
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coordinator.strategies import GATES
@@ -15,7 +15,6 @@ from coordinator.strategies.base import Contribution, Left, Model
 from coordinator.training.state import freeze, thaw
 from protocol.messages import Plan
 from protocol.subnetwork import CLASSES, Axis, Region, Subnetwork, nested, shrunk
-from tests.protocol.samples import QUICK
 
 from .scene import COSTS, context, device
 
@@ -30,6 +29,7 @@ WIDTHS = (1.0, 0.5, 0.25)
 
 gates = pytest.mark.parametrize("gate", [cls() for cls in GATES.values()], ids=list(GATES))
 seeds = st.integers(0, 1 << 32)
+QUICK = settings(max_examples=12, deadline=None, derandomize=True)
 
 
 def weights(rng, layout=LAYOUT):
@@ -56,7 +56,8 @@ def honest(rng, count, layout=LAYOUT, agreement=0.7):
         yield Contribution(
             device=device(f"device-{who}"), key=f"a{number}/1", difference=region.cut(difference), region=region,
             base=None, base_version=0, staleness=int(rng.integers(5)), samples=160, steps=steps,
-            loss=float(rng.uniform(0.1, 3)), plan=Plan(width=width, batch=16, steps=16, learning_rate=0.1, coding="int8"),
+            loss=float(rng.uniform(0.1, 3)),
+            plan=Plan(width=width, batch=16, steps=16, learning_rate=0.1, coding="int8"),
         )  # fmt: skip
 
 
@@ -119,7 +120,7 @@ def test_a_gates_state_survives_storage_and_judges_the_same(gate, seed, pause):
 def test_scores_are_json_and_a_refusal_is_a_sentence_with_numbers(gate, seed):
     rng = np.random.default_rng(seed)
     now, state = model(rng), gate.init(model(rng))
-    for number, one in enumerate(honest(rng, 40)):
+    for one in honest(rng, 40):
         if one.device.id == "device-0":
             one = evolve(one, difference={n: 1e4 * v for n, v in one.difference.items()})
         state, verdict = gate.judge(state, one, now, at(0))
