@@ -29,7 +29,7 @@ from .poisoned_fleet import Outcome, Run, Scene, scene
 
 NAME = "poisoning"
 ATTACKS = ("sign_flip", "hundredfold", "noise", "quiet_noise", "label_flip")
-ROBUST = {attack: ("median", "trimmed_mean", "multi_krum") for attack in ("sign_flip", "hundredfold", "noise")}
+ROBUST = dict.fromkeys(("sign_flip", "hundredfold", "noise"), ("median", "trimmed_mean", "multi_krum"))
 SEEDS = range(5)
 DEVICES = 20
 SHARE = 0.2

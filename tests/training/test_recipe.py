@@ -8,7 +8,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coordinator.errors import ShoalError
-from coordinator.strategies import Clip, Cohort, FedASMU, FedAsync, FedAvg, FedBuff, Fixed, HeteroFL, Ssp, WhaleFL
+from coordinator.strategies import (
+    Clip,
+    Cohort,
+    FedASMU,
+    FedAsync,
+    FedAvg,
+    FedBuff,
+    Fixed,
+    HeteroFL,
+    LabelFlip,
+    Outlier,
+    Rate,
+    Ssp,
+    WhaleFL,
+)
 from coordinator.training.recipe import BasePlan, Recipe, load, parse, presets
 from protocol.messages import Plan
 from protocol.subnetwork import WIDTHS
@@ -26,12 +40,13 @@ def test_a_preset_is_a_recipe_of_its_name_and_comes_back_from_its_own_toml(name)
 
 def test_the_presets():
     parsed = {name: load(name) for name in presets()}
-    members = {name: [type(m) for m in (r.aggregator, *r.policies, *r.transforms)] for name, r in parsed.items()}
+    members = {name: [type(m) for m in (r.aggregator, *r.policies, *r.transforms, *r.gates)] for name, r in parsed.items()}
     assert members == {
         "fedasmu": [FedASMU, HeteroFL],
         "fedasync": [FedAsync, Fixed],
         "fedavg": [FedAvg, Cohort, Fixed],
         "fedbuff": [FedBuff, Fixed],
+        "fedbuff-guarded": [FedBuff, Fixed, Rate, LabelFlip, Outlier],
         "fedbuff-heterofl": [FedBuff, HeteroFL],
         "whale-fl": [FedBuff, WhaleFL],
     }
@@ -99,7 +114,8 @@ def test_names_of_every_script_survive(name):
 WRONG = {
     "no TOML": (
         "kind = ",
-        "The recipe is neither one of fedasmu, fedasync, fedavg, fedbuff-heterofl, fedbuff, whale-fl nor TOML: ",
+        "The recipe is neither one of fedasmu, fedasync, fedavg, fedbuff-guarded, fedbuff-heterofl, fedbuff, whale-fl "
+        "nor TOML: ",
     ),
     "nesting without end": ("x = " + "[" * 5000, "The recipe is neither one of "),
     "a key twice": (BUFFER + 'kind = "fedasmu"\n', "The recipe is neither one of "),
