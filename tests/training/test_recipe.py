@@ -40,7 +40,9 @@ def test_a_preset_is_a_recipe_of_its_name_and_comes_back_from_its_own_toml(name)
 
 def test_the_presets():
     parsed = {name: load(name) for name in presets()}
-    members = {name: [type(m) for m in (r.aggregator, *r.policies, *r.transforms, *r.gates)] for name, r in parsed.items()}
+    members = {
+        name: [type(m) for m in (r.aggregator, *r.policies, *r.transforms, *r.gates)] for name, r in parsed.items()
+    }
     assert members == {
         "fedasmu": [FedASMU, HeteroFL],
         "fedasync": [FedAsync, Fixed],
