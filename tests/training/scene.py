@@ -54,6 +54,9 @@ FEDAVG = (
 BSP = FEDAVG.replace('"cohort"\ngoal = 2\nover_selection = 0.5', '"ssp"\nbound = 0\npatience = 100')
 FEDASYNC = FEDBUFF.replace('"fedbuff"\ngoal = 2', '"fedasync"')
 SSP = FEDASYNC + '[[policy]]\nkind = "ssp"\nbound = 1\npatience = 50\n[[policy]]\nkind = "fixed"\nwidth = 0.5\n'
+GUARDED = HALF + "".join(f'[[admission]]\nkind = "{kind}"\n' for kind in ("rate", "label_flip"))
+GUARDED += '[[admission]]\nkind = "outlier"\nwarm_up = 3\n'
+KRUM = FEDBUFF.replace('"fedbuff"', '"multi_krum"')
 MIXED = FEDASMU + '[[policy]]\nkind = "heterofl"\nwidths = { a = 0.25, b = 0.5 }\n'
 
 

@@ -24,11 +24,25 @@ from coordinator.training.inputs import (
 )
 from protocol.weights import digest
 
-from .scene import BSP, FEDASMU, FEDAVG, FEDBUFF, MIXED, NOW, SSP, WHALE, check_in, engine, trained
+from .scene import (
+    BSP,
+    FEDASMU,
+    FEDAVG,
+    FEDBUFF,
+    GUARDED,
+    KRUM,
+    MIXED,
+    NOW,
+    SSP,
+    WHALE,
+    check_in,
+    engine,
+    trained,
+)
 
 RECIPES = {
     "fedbuff": FEDBUFF, "fedasmu": FEDASMU, "mixed": MIXED, "whale": WHALE,
-    "fedavg": FEDAVG, "bsp": BSP, "ssp": SSP,
+    "fedavg": FEDAVG, "bsp": BSP, "ssp": SSP, "guarded": GUARDED, "krum": KRUM,
 }
 recipes = pytest.mark.parametrize("recipe", list(RECIPES.values()), ids=list(RECIPES))
 QUICK = settings(max_examples=30, deadline=None, derandomize=True)
