@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from . import agent_footprint, aggregation, history, report, simulator_speed, training_step
+from . import agent_footprint, aggregation, history, poisoning, report, simulator_speed, training_step
 from .measure import Row, Unavailable
 
 PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
@@ -29,6 +29,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     agent_footprint.NAME: agent_footprint,
     history.NAME: history,
     simulator_speed.NAME: simulator_speed,
+    poisoning.NAME: poisoning,
 }
 
 
