@@ -49,6 +49,7 @@ _count = _between(0, (1 << 31) - 1)
 _seconds = _between(0, 1e9)
 _sha256 = _check(lambda value: bool(_SHA256.fullmatch(value)), "64 hexadecimal digits")
 _name = _check(lambda value: bool(_NAME.fullmatch(value)), "1 to 80 letters, digits, . _ : -")
+_secret = _check(lambda value: bool(_SECRET.fullmatch(value)), "32 to 128 visible ASCII characters")
 _text = _check(lambda value: _storable(value, 2000), "at most 2000 characters, no NUL, no half surrogate")
 _texts = _check(lambda value: len(value) <= 64 and all(_storable(v, 200) for v in value), "at most 64 short texts")
 _sizes = _check(lambda value: 0 < len(value) <= 8 and all(0 < n < 1 << 31 for n in value), "1 to 8 positive sizes")
@@ -248,6 +249,44 @@ class DeviceEvent(Message):
     text: str = field(validator=_text)
 
 
+COMMANDS = ("rotate", "pause", "resume", "restart", "identify", "collect-logs", "decommission")
+
+
+@frozen(kw_only=True)
+class Command(Message):
+    """Do ``kind`` once, within ``seconds`` after receipt. The same id may come again until it is answered."""
+
+    id: str = field(validator=_name)
+    kind: str = field(validator=_name)
+    seconds: float = field(validator=_seconds)
+
+
+RESULTS = ("done", "refused", "failed")
+
+
+@frozen(kw_only=True)
+class CommandResult(Message):
+    """What came of the command ``id``; ``text`` is what it was to bring, or why it came to nothing."""
+
+    id: str = field(validator=_name)
+    state: str = field(validator=_check(lambda value: value in RESULTS, f"one of {', '.join(RESULTS)}"))
+    text: str = field(validator=_check(lambda value: _storable(value, 20_000), "at most 20000 characters, no NUL"))
+
+
+@frozen(kw_only=True)
+class NextSecret(Message):
+    """The secret that a device has made to follow its present one."""
+
+    secret: str = field(validator=_secret, repr=False)
+
+
+@frozen(kw_only=True)
+class Accepted(Message):
+    """The coordinator has stored it."""
+
+    device: str = field(validator=_name)
+
+
 @frozen(kw_only=True)
 class Status(Message):
     """The coordinator's retained status."""
@@ -272,10 +311,7 @@ class EnrolmentRequest(Message):
     """Claim ``token`` and register the ``secret`` the device made for itself. The same pair may ask again."""
 
     token: str = field(validator=_text, repr=False)
-    secret: str = field(
-        validator=_check(lambda value: bool(_SECRET.fullmatch(value)), "32 to 128 visible ASCII characters"),
-        repr=False,
-    )
+    secret: str = field(validator=_secret, repr=False)
     name: str = field(validator=_name)
     capability: Capability
 

@@ -12,6 +12,8 @@ from .messages import (
     Assignment,
     CheckIn,
     Chunk,
+    Command,
+    CommandResult,
     DeviceEvent,
     Message,
     Progress,
@@ -52,6 +54,8 @@ CHANNELS: dict[str, Channel] = {
         Channel("receipt", "down", 1, Receipt),
         Channel("telemetry", "up", 0, Telemetry),
         Channel("event", "up", 1, DeviceEvent),
+        Channel("command", "down", 1, Command),
+        Channel("result", "up", 1, CommandResult),
     )
 }
 STATUS = Channel("coordinator/status", "down", 1, Status)

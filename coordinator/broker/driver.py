@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
+from urllib.parse import urlsplit
 
 from attrs import field, frozen
+
+
+BROKERS: Final = ("auto", "embedded", "mosquitto", "external")
+"""``auto`` is Mosquitto where it is installed, and the embedded one elsewhere."""
+
+ACCOUNTS: Final = ("dynamic-security", "own")
+"""Who makes the devices' accounts at an external broker: the coordinator, or the broker's own operator."""
 
 
 class BrokerError(Exception):
@@ -25,6 +33,15 @@ class Door:
     user: str
     password: str = field(repr=False)
     ca: Path | None = None
+
+
+def parse_url(url: str) -> tuple[str, int, bool]:
+    """Host, port and whether it is encrypted, of ``mqtts://host:port`` or ``mqtt://host:port``; ValueError."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname or parts.username or parts.path.strip("/"):
+        raise ValueError(f"{url[:120]!r} is not of the form mqtts://host:port")
+    encrypted = parts.scheme == "mqtts"
+    return parts.hostname, parts.port or (8883 if encrypted else 1883), encrypted
 
 
 class Driver(Protocol):

@@ -12,26 +12,15 @@ import secrets
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
-from urllib.parse import urlsplit
 
 from coordinator.broker.access import COORDINATOR
 from coordinator.broker.breakout import PROBE, escapes
-from coordinator.broker.driver import BrokerError, Door
+from coordinator.broker.driver import BrokerError, Door, parse_url
 from coordinator.broker.security import Control
 
 log = logging.getLogger(__name__)
 
-ACCOUNTS: Final = ("dynamic-security", "own")
 FORMATS: Final = ("mosquitto", "emqx")
-
-
-def parse(url: str) -> tuple[str, int, bool]:
-    """Host, port and whether it is encrypted, of ``mqtts://host:port`` or ``mqtt://host:port``; ValueError."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname or parts.username or parts.path.strip("/"):
-        raise ValueError(f"{url[:120]!r} is not of the form mqtts://host:port")
-    encrypted = parts.scheme == "mqtts"
-    return parts.hostname, parts.port or (8883 if encrypted else 1883), encrypted
 
 
 def acl(form: str) -> str:
@@ -67,7 +56,7 @@ class External:
         probe: str = "",
     ) -> None:
         """`devices` may come in, by id. `probe` is the password of the account :data:`PROBE`, for ``own``."""
-        host, port, encrypted = parse(url)
+        host, port, encrypted = parse_url(url)
         self._door = Door(host, port, user, password, ca if encrypted else None)
         self._devices = devices
         self._own = accounts == "own"

@@ -2,56 +2,15 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-from typing import Any, cast
+from typing import Any
 
-from sqlalchemy import (
-    JSON,
-    BigInteger,
-    DateTime,
-    Float,
-    ForeignKey,
-    Index,
-    Integer,
-    MetaData,
-    String,
-    Table,
-    Text,
-    TypeDecorator,
-)
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy import BigInteger, Float, ForeignKey, Index, String, Text
+from sqlalchemy.orm import Mapped, mapped_column
 
-Key = BigInteger().with_variant(Integer, "sqlite")
-
-
-class Instant(TypeDecorator[float]):
-    """Seconds since 1970 in Python, a timestamp in the database (microseconds, UTC)."""
-
-    impl = DateTime(timezone=True)
-    cache_ok = True
-
-    def process_bind_param(self, value: float | None, dialect: Any) -> datetime | None:
-        return None if value is None else datetime.fromtimestamp(value, UTC)
-
-    def process_result_value(self, value: datetime | None, dialect: Any) -> float | None:
-        return None if value is None else value.replace(tzinfo=value.tzinfo or UTC).timestamp()
-
-
-class Base(DeclarativeBase):
-    metadata = MetaData(
-        naming_convention={
-            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-            "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
-            "pk": "pk_%(table_name)s",
-        }
-    )
-    type_annotation_map = {float: Instant, dict[str, Any]: JSON}
-
-
-def table_of(kind: type[Base]) -> Table:
-    """The table itself: statements made of it once are several times faster than those made of classes each time."""
-    return cast(Table, kind.__table__)
+from coordinator.store.schema import Base as Base
+from coordinator.store.schema import Instant as Instant
+from coordinator.store.schema import Key
+from coordinator.store.schema import table_of as table_of
 
 
 class Device(Base):
@@ -71,6 +30,8 @@ class Device(Base):
     status: Mapped[str] = mapped_column(String(16), default="new")
     """The status at the last change that was recorded; ``status_change`` holds them all."""
     status_at: Mapped[float]
+    pending_at: Mapped[float | None]
+    """Since when it waits for an operator to adopt it; None once adopted."""
     paused_at: Mapped[float | None]
     revoked_at: Mapped[float | None]
     agent: Mapped[str] = mapped_column(String(80), default="")
@@ -82,14 +43,45 @@ class Device(Base):
     """The last heartbeat, as it came."""
 
 
+class DeviceTag(Base):
+    """A word that operators call some devices by."""
+
+    __tablename__ = "device_tag"
+
+    device_id: Mapped[str] = mapped_column(ForeignKey("device.id"), primary_key=True)
+    tag: Mapped[str] = mapped_column(String(40), primary_key=True, index=True)
+
+
+class Command(Base):
+    """What a device was told to do. State: open, done, refused, failed or expired; ``text`` is its answer."""
+
+    __tablename__ = "command"
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    device_id: Mapped[str] = mapped_column(ForeignKey("device.id"))
+    kind: Mapped[str] = mapped_column(String(20))
+    state: Mapped[str] = mapped_column(String(12))
+    text: Mapped[str] = mapped_column(Text)
+    created_by: Mapped[str] = mapped_column(String(80))
+    created_at: Mapped[float]
+    expires_at: Mapped[float]
+    ended_at: Mapped[float | None]
+
+    __table_args__ = (Index(None, "device_id", "created_at"), Index(None, "state", "expires_at"))
+
+
 class Credential(Base):
-    """A device's secret, hashed. The newest that is not revoked counts."""
+    """A device's secret, hashed: the one that is neither revoked nor ``next`` is the present one."""
 
     __tablename__ = "credential"
 
     id: Mapped[int] = mapped_column(Key, primary_key=True)
     device_id: Mapped[str] = mapped_column(ForeignKey("device.id"), index=True)
     secret_hash: Mapped[str] = mapped_column(String(64))
+    verifier: Mapped[str] = mapped_column(String(140), default="")
+    """The secret as a broker with accounts of its own takes it; empty for secrets from before there were any."""
+    next: Mapped[bool] = mapped_column(default=False)
+    """Made by the device to follow the present one, and not yet proved."""
     created_at: Mapped[float]
     revoked_at: Mapped[float | None]
 
@@ -104,6 +96,8 @@ class EnrolmentToken(Base):
     group: Mapped[str] = mapped_column(String(80), default="")
     max_uses: Mapped[int] = mapped_column(default=1)
     uses: Mapped[int] = mapped_column(default=0)
+    manual: Mapped[bool] = mapped_column(default=False)
+    """Who joins with it waits for an operator to adopt it."""
     created_at: Mapped[float]
     created_by: Mapped[str] = mapped_column(String(80))
     expires_at: Mapped[float]

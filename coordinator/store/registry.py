@@ -5,8 +5,6 @@ All times are seconds since 1970, ``heartbeat`` is the seconds between two signs
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, Protocol
 
@@ -14,13 +12,14 @@ from sqlalchemy import insert, select, update
 from sqlalchemy.orm import Session
 
 from coordinator.errors import ShoalError
-from coordinator.store.models import Credential, Device, Event, StatusChange
+from coordinator.store import commands, credentials
+from coordinator.store.models import Device, Event, StatusChange
 
-LATE_AFTER: Final = 3
+LATE_AFTER: Final = 2.4
 OFFLINE_AFTER: Final = 12
-"""Heartbeats without any sign of life."""
+"""Heartbeats without any sign of life: two were missed, and the third is not far."""
 
-STATUSES: Final = ("new", "idle", "training", "late", "offline", "paused", "revoked")
+STATUSES: Final = ("pending", "new", "idle", "training", "late", "offline", "paused", "revoked")
 """In the order of a device's life."""
 
 _VALUES: Final = frozenset({"agent", "runtime", "samples", "assignment_id", "telemetry", "capability"})
@@ -35,6 +34,8 @@ class Standing(Protocol):
     @property
     def assignment_id(self) -> str | None: ...
     @property
+    def pending_at(self) -> float | None: ...
+    @property
     def paused_at(self) -> float | None: ...
     @property
     def revoked_at(self) -> float | None: ...
@@ -44,6 +45,8 @@ def derive(device: Standing, now: float, heartbeat: float) -> str:
     """One of STATUSES. What an operator decided outweighs what is heard; a device never heard of stays new."""
     if device.revoked_at is not None:
         return "revoked"
+    if device.pending_at is not None:
+        return "pending"
     if device.paused_at is not None:
         return "paused"
     if device.last_seen_at is None:
@@ -59,7 +62,7 @@ def derive(device: Standing, now: float, heartbeat: float) -> str:
 def deadline(device: Standing, now: float, heartbeat: float) -> float | None:
     """When the status may change by itself: the end of patience with a device that is silent."""
     status = derive(device, now, heartbeat)
-    if device.last_seen_at is None or status in ("paused", "revoked", "offline"):
+    if device.last_seen_at is None or status in ("pending", "paused", "revoked", "offline"):
         return None
     return device.last_seen_at + heartbeat * (OFFLINE_AFTER if status == "late" else LATE_AFTER)
 
@@ -127,33 +130,22 @@ def resume(session: Session, device_id: str, now: float, heartbeat: float, *, by
     _decided(session, device, now, heartbeat, "resumed", by)
 
 
+def adopt(session: Session, device_id: str, now: float, heartbeat: float, *, by: str) -> None:
+    """Let a device that joined with a token for manual adoption work."""
+    device = _device(session, device_id)
+    if device.pending_at is None:
+        raise ShoalError("conflict", f"Device {device_id} does not wait for adoption")
+    device.pending_at = None
+    _decided(session, device, now, heartbeat, "adopted", by)
+
+
 def revoke(session: Session, device_id: str, now: float, heartbeat: float, *, by: str) -> None:
     """Shut a device out for good: its secret counts no more. It may come back with a new token, as a new device."""
     device = _device(session, device_id)
     device.revoked_at = now
-    session.execute(
-        update(Credential)
-        .where(Credential.device_id == device_id, Credential.revoked_at.is_(None))
-        .values(revoked_at=now)
-    )
+    credentials.revoke_all(session, device_id, now)
+    commands.drop(session, device_id, now)
     _decided(session, device, now, heartbeat, "revoked", by)
-
-
-def secret_matches(session: Session, device_id: str, secret: str) -> bool:
-    """Whether this is the secret of an enrolled device that is not revoked, in time that does not depend on it."""
-    stored = session.scalar(
-        select(Credential.secret_hash)
-        .join(Device, Device.id == Credential.device_id)
-        .where(Credential.device_id == device_id, Credential.revoked_at.is_(None), Device.revoked_at.is_(None))
-        .order_by(Credential.id.desc())
-        .limit(1)
-    )
-    return hmac.compare_digest(stored or "", secret_hash(secret))
-
-
-def secret_hash(secret: str) -> str:
-    """A secret as it is stored. Secrets are random and long, so one plain hash is as good as a slow one."""
-    return hashlib.sha256(secret.encode()).hexdigest()
 
 
 _STANDING: Final = (
@@ -162,6 +154,7 @@ _STANDING: Final = (
     Device.last_seen_at,
     Device.deadline_at,
     Device.assignment_id,
+    Device.pending_at,
     Device.paused_at,
     Device.revoked_at,
 )
@@ -175,6 +168,7 @@ class _Told:
         self.status: str = row.status
         self.last_seen_at: float | None = values.get("last_seen_at", row.last_seen_at)
         self.assignment_id: str | None = values.get("assignment_id", row.assignment_id)
+        self.pending_at: float | None = row.pending_at
         self.paused_at: float | None = row.paused_at
         self.revoked_at: float | None = row.revoked_at
 

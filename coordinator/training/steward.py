@@ -10,6 +10,7 @@ import logging
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
@@ -26,6 +27,7 @@ from coordinator.store.blobs import Blobs
 from coordinator.store.database import Database
 from coordinator.store.segments import Segments
 from coordinator.training.conversation import Conversation
+from coordinator.training.errands import Errands
 from coordinator.training.evaluation import Evaluator
 from coordinator.training.inputs import Evaluated
 from coordinator.training.runs import Runs, prepare
@@ -38,6 +40,8 @@ WAITING = 10_000
 TURN = 200
 BEAT = 0.5
 """Seconds between two looks at leases and silent devices."""
+BEATS = 50_000
+"""Heartbeats that wait at most; the oldest give way."""
 REST = 60.0
 """Seconds for which a duty that failed is left alone."""
 PAUSE = 0.5
@@ -91,6 +95,7 @@ class Steward(threading.Thread):
         send: Callable[[str, str, bytes], None],
         cut_off: Callable[[str], object],
         retain: Callable[[Session, float], Sequence[Callable[[], None]]] = lambda _session, _now: (),
+        rotate_after: float = 0.0,
     ) -> None:
         super().__init__(name="steward", daemon=True)
         self._database = database
@@ -103,7 +108,9 @@ class Steward(threading.Thread):
         self._queue: queue.Queue[_Heard | _Asked | None] = queue.Queue(WAITING)
         self._evaluator = Evaluator(self._measured)
         self._runs = Runs(blobs, segments, heartbeat, self._evaluator.submit)
-        self._conversation = Conversation(self._runs)
+        self._errands = Errands(heartbeat, rotate_after)
+        self._conversation = Conversation(self._runs, self._errands)
+        self._beats: deque[_Heard] = deque(maxlen=BEATS)
         self._looked = 0.0
         self._astray = False
         self._stopping = False
@@ -113,9 +120,15 @@ class Steward(threading.Thread):
     # -- from other threads --------------------------------------------------------------------------------------
 
     def hear(self, device: str, leaf: str, payload: bytes, acknowledge: Callable[[], None]) -> None:
-        """A device's message; ``acknowledge`` is called once what follows from it is durable."""
-        if not self._ended:
-            self._queue.put(_Heard(device, leaf, payload, acknowledge))
+        """A device's message; ``acknowledge`` is called once what follows from it is durable. Heartbeats wait for the
+        next look at the fleet: they wake nobody up, and may be lost."""
+        if self._ended:
+            return
+        heard = _Heard(device, leaf, payload, acknowledge)
+        if leaf == "telemetry":
+            self._beats.append(heard)
+        else:
+            self._queue.put(heard)
 
     def write(self, change: Callable[[Session], T]) -> T:
         """Run ``change`` in the next transaction and return its result when it is durable, or raise what it raised."""
@@ -139,8 +152,15 @@ class Steward(threading.Thread):
     def operate(self, run: str, action: str, by: str) -> None:
         self._ask(lambda turn: self._runs.operate(turn, run, action, by))
 
+    def command(self, device: str, kind: str, *, life: float, by: str) -> str:
+        return self._ask(lambda turn: self._errands.issue(turn, device, kind, life=life, by=by))
+
     def disconnect(self, device: str) -> None:
-        self._ask(lambda turn: self._runs.depart(turn, device))
+        def depart(turn: Turn) -> None:
+            self._runs.depart(turn, device)
+            self._conversation.forget(device)
+
+        self._ask(depart)
         self._cut_off(device)
 
     def stop(self) -> None:
@@ -170,6 +190,7 @@ class Steward(threading.Thread):
         with self._database.write() as session:
             turn = Turn(session, self._now())
             self._runs.recover(turn)
+            self._errands.recover(turn)
         self._leave(turn, [], [])
 
     def run(self) -> None:
@@ -262,10 +283,20 @@ class Steward(threading.Thread):
         if time.monotonic() - self._looked < BEAT:
             return
         self._looked = time.monotonic()
+        self._tend(turn, "heartbeats", lambda: self._listen(turn))
         for run in list(self._runs.live):
             self._tend(turn, f"the leases of {run}", partial(self._runs.tick, turn, run))
         self._tend(turn, "silent devices", lambda: registry.watch(turn.session, turn.now, self._heartbeat))
+        self._tend(turn, "commands", lambda: self._errands.tick(turn))
         self._tend(turn, "retention", lambda: turn.after.extend(self._retain(turn.session, turn.now)))
+
+    def _listen(self, turn: Turn) -> None:
+        """The heartbeats that have come since the last look; who was heard is not silent."""
+        beats = [self._beats.popleft() for _ in range(len(self._beats))]
+        turn.after += [beat.acknowledge for beat in beats]
+        self._conversation.beats(turn, [(beat.device, beat.payload) for beat in beats])
+        registry.seen_all(turn.session, turn.signs, turn.now, self._heartbeat)
+        turn.signs.clear()
 
     def _tend(self, turn: Turn, duty: str, do: Callable[[], object]) -> None:
         """A duty of the house inside a savepoint; one that fails is left alone for a while."""
@@ -291,6 +322,9 @@ class Steward(threading.Thread):
         steps: list[Callable[[], object]] = [*turn.after, *(partial(self._send, *sent) for sent in turn.sends)]
         steps += [item.acknowledge for item in batch if isinstance(item, _Heard)]
         steps += [one.tell for one in done]
+        for device in turn.gone:
+            self._conversation.forget(device)
+            steps.append(partial(self._cut_off, device))
         for step in steps:
             try:
                 step()

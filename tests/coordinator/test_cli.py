@@ -502,7 +502,7 @@ class TestDatabase:
         checked = shoal("db", "check", "--json", SHOAL_HOME=new)
         assert checked.exit_code == 0, checked.output
         found = json.loads(checked.output)
-        assert (found["revision"], found["newest"], found["integrity"]) == ("0002", "0002", "ok")
+        assert (found["revision"], found["newest"], found["integrity"]) == ("0020", "0020", "ok")
         assert found["rows"]["device"] == 0
 
     def test_check_counts_rows(self, shoal, running):

@@ -19,7 +19,7 @@ from coordinator.store.database import Database, _config
 from coordinator.store.models import Base, Event, Instant
 from tests.conftest import BACKENDS
 
-NEWEST = "0002"
+NEWEST = "0020"
 KINDS = {Text: str, Integer: int, BigInteger: int, Float: float, Instant: float, JSON: dict}
 
 
