@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
 import queue
 import secrets
 import signal
+import sys
 import time
-from pathlib import Path
 from random import Random
-from types import TracebackType
-from typing import IO, Any, assert_never
+from typing import Any, assert_never
 
 from attrs import evolve
 
 from protocol import topics
 from protocol.errors import ProtocolError
-from protocol.messages import FEATURES, PROTOCOL, CheckIn, DeviceEvent, Message, Telemetry
+from protocol.messages import FEATURES, PROTOCOL, CheckIn, Command, DeviceEvent, Message, Telemetry
 from protocol.wire import decode, encode
 
-from . import __version__, feedback, memory, runtime, telemetry
+from . import __version__, feedback, memory, rotation, runtime, telemetry
 from . import dataset as datasets
 from .address import parse
+from .commands import Ended, Orders, Recent, Told
 from .conversation import (
     Acknowledged,
     Beat,
@@ -45,14 +44,16 @@ from .conversation import (
     Publish,
     Received,
     Settle,
+    Steered,
     Tick,
     Train,
     Trained,
 )
 from .dataset import Dataset
 from .download import Blobs
-from .errors import HomeError, UsageError
-from .identity import Identity
+from .errors import Refused, Unreachable, UsageError
+from .home import Home
+from .identity import Identity, forget
 from .link import Acked, Broker, Down, Incoming, Link, Up
 from .session import Session
 from .settings import Settings
@@ -62,54 +63,14 @@ from .workshop import Finished, Workshop
 INBOX = 1000  # messages waiting for the main loop; more are dropped, for the conversation repeats itself
 LONGEST_NAP = 60.0  # seconds
 STATUS = "status.json"
-LOCK = "agent.lock"
 
 log = logging.getLogger(__name__)
-
-
-class Home:
-    """The lock on an agent's home: two agents must not share a spool."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._file: IO[str] | None = None
-
-    def __enter__(self) -> Home:
-        try:
-            self._file = open(self._path / LOCK, "a+")
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._file.truncate(0)
-            self._file.write(str(os.getpid()))
-            self._file.flush()
-        except BlockingIOError as error:
-            raise HomeError(
-                f"another agent runs in {self._path}; stop it first, or give this one --home"
-            ) from error
-        except OSError as error:
-            raise HomeError(f"{self._path} cannot be written: {error.strerror}") from error
-        return self
-
-    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
-        if self._file is not None:
-            self._file.close()
-
-
-def running(home: Path) -> bool:
-    """Whether an agent runs in ``home``."""
-    try:
-        with open(home / LOCK) as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        pass
-    return False
 
 
 class Agent:
     """Wires spool, session, link and workshop. ``run`` returns when :meth:`stop` was called."""
 
-    def __init__(self, settings: Settings, identity: Identity) -> None:
+    def __init__(self, settings: Settings, identity: Identity, recent: Recent) -> None:
         if settings.data is None:
             raise UsageError(
                 f'no training data is set: put data = "file.npz" into {settings.home / "agent.toml"}'
@@ -124,8 +85,10 @@ class Agent:
         self._spool = Spool(settings.home)
         authority = settings.home / identity.authority if identity.authority else None
         address = parse(settings.url or identity.url, authority)
+        self._blobs = Blobs(settings.home / "blobs", settings.cache_bytes, address, identity.device, identity.secret)
+        self._orders = Orders(settings.home, address, recent, self._inbox.put)
         self._workshop = Workshop(
-            Blobs(settings.home / "blobs", settings.cache_bytes, address, identity.device, identity.secret),
+            self._blobs,
             dataset,
             settings.backend,
             settings.threads,
@@ -156,6 +119,16 @@ class Agent:
         self._stopping = True
         self._inbox.put(Tick())
 
+    @property
+    def restart(self) -> bool:
+        """Whether a new process is to take this one's place."""
+        return self._orders.restart
+
+    @property
+    def forgotten(self) -> bool:
+        """Whether the device is to forget who it is."""
+        return self._orders.forgotten
+
     def run(self) -> None:
         log.info(
             "started device=%s boot=%s updates=%d", self._identity.device, self._boot, self._session.waiting
@@ -163,12 +136,15 @@ class Agent:
         memory.give_back()
         self._workshop.open()
         self._link.open()
+        self._handle(Steered(self._orders.paused))
         try:
-            while not self._stopping:
+            while not self._stopping and not self._orders.stopping:
                 self._tell_damage()
                 event = self._event(self._next())
                 if event is not None:
                     self._handle(event)
+                for tag, result in self._orders.untold() if self._session.connected else ():
+                    self._link.publish("result", result, tag)
         finally:
             self._workshop.close()
             self._link.close()
@@ -201,16 +177,30 @@ class Agent:
         match happened:
             case Up():
                 log.info("connected host=%s port=%d", self._identity.broker_host, self._identity.broker_port)
+                self._orders.connected()
                 return Connected()
             case Down():
                 self._write_status(None)
                 return Disconnected()
             case Incoming(topic, payload, retained):
                 message = self._decoded(topic, payload)
+                if isinstance(message, Command):
+                    self._orders.take(message, self._identity)
+                    return Steered(self._orders.paused)
                 return None if message is None else Received(message, retained)
             case Acked():
                 tag: Any = self._link.delivered(happened)
+                if isinstance(tag, Told):
+                    self._orders.delivered(tag)
+                    return None
                 return None if tag is None else Acknowledged(tag)
+            case Ended(_, _, _, changed):
+                self._orders.ended(happened)
+                if changed is not None:
+                    self._identity = changed
+                    self._blobs.reauthenticate(changed.secret)
+                    self._link.reauthenticate(changed.secret)
+                return None
             case Finished():
                 return self._encoded(happened)
             case Fetched() | Progressed() | Tick():
@@ -330,11 +320,30 @@ class Agent:
 def run(settings: Settings, identity: Identity) -> None:
     """Be the agent until SIGTERM or SIGINT."""
     memory.be_frugal()
+    recent = Recent()
+    logging.getLogger().addHandler(recent)
     with Home(settings.home):
-        agent = Agent(settings, identity)
+        agent = Agent(settings, _settled(settings, identity), recent)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: agent.stop())
         agent.run()
+        if agent.forgotten:
+            forget(settings.home)
+            log.info("decommissioned: enrol this device again to use it")
+    if agent.restart:
+        os.execv(sys.executable, sys.orig_argv)  # noqa: S606  # this very program
+
+
+def _settled(settings: Settings, identity: Identity) -> Identity:
+    """The identity once a rotation that was cut short is over."""
+    if not rotation.unfinished(settings.home):
+        return identity
+    authority = settings.home / identity.authority if identity.authority else None
+    try:
+        return rotation.rotate(settings.home, identity, parse(settings.url or identity.url, authority))
+    except (Unreachable, Refused) as error:
+        log.warning("rotation-unfinished cause=%s", error)
+        return identity
 
 
 def _offer(settings: Settings, dataset: Dataset) -> CheckIn:

@@ -134,9 +134,10 @@ def _status(arguments: argparse.Namespace) -> None:
     home = settings.load(arguments.home).home
     known = identity.load(home)
     from . import agent, spool
+    from . import home as homes
 
     held, updates = spool.peek(home)
-    alive = agent.running(home)
+    alive = homes.running(home)
     try:
         written = json.loads((home / agent.STATUS).read_text()) if alive else {}
     except (OSError, ValueError):

@@ -96,6 +96,13 @@ class Noticed:
 
 
 @frozen
+class Steered:
+    """From now on no new work is wanted, or it is again."""
+
+    paused: bool
+
+
+@frozen
 class Tick:
     pass
 
@@ -188,6 +195,7 @@ Event = (
     | Trained
     | Failed
     | Noticed
+    | Steered
     | Tick
 )
 Output = Publish | Fetch | Train | Hold | Drop | Commit | Settle | Keep | Discard | Beat

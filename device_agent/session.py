@@ -19,6 +19,7 @@ returns what is to be done, in order. What must survive a power cut (:class:`Hol
 | receipt, final                   | forget the update; unless stored, it goes back into the residual        |
 | coordinator says offline         | nothing is sent for about a minute, or until it says online             |
 | coordinator says it is back      | within 2 s announce again, and repeat a check-in without answer         |
+| told to pause                    | no check-in until told to resume; what is in hand is finished           |
 | heartbeat is due                 | beat                                                                    |
 """
 
@@ -69,6 +70,7 @@ from .conversation import (
     Received,
     Saved,
     Settle,
+    Steered,
     Tick,
     Train,
     Trained,
@@ -114,6 +116,7 @@ class Session:
         self._event_number = max(saved.events, default=0)
         self._finished = deque(saved.finished, maxlen=FINISHED)
         self._connected = False
+        self._paused = False
         self._quiet_until = -math.inf  # the coordinator has said that it is offline
         self._counter = 0
         self._pending: str | None = None  # the check-in that waits for its answer
@@ -130,7 +133,7 @@ class Session:
 
     @property
     def state(self) -> str:
-        return self._work.state if self._work else "idle"
+        return self._work.state if self._work else "paused" if self._paused else "idle"
 
     @property
     def assignment(self) -> Assignment | None:
@@ -207,7 +210,7 @@ class Session:
 
     @property
     def _wants_work(self) -> bool:
-        return (self._work is None or self._work.state == "held") and len(self._outbox) < WAITING
+        return not self._paused and (self._work is None or self._work.state == "held") and len(self._outbox) < WAITING
 
     def _check_in(self, now: float) -> None:
         self._counter += 1
@@ -217,6 +220,10 @@ class Session:
         held = self._work.assignment.id if self._work else None
         offer = evolve(self._offer, id=self._pending, held=held, unsent=self._outbox.assignments)
         self._publish("check-in", offer)
+
+    def _steered(self, event: Steered, now: float) -> None:
+        self._paused = event.paused
+        self._tick(Tick(), now)
 
     def _told_to_wait(self, retry: Retry, now: float) -> None:
         if retry.check_in == self._pending:
@@ -388,5 +395,6 @@ _HANDLERS: dict[type, Callable[[Session, Any, float], None]] = {
     Progressed: Session._progressed,
     Trained: Session._trained,
     Noticed: Session._noticed,
+    Steered: Session._steered,
     Tick: Session._tick,
 }

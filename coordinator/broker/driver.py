@@ -8,7 +8,6 @@ from urllib.parse import urlsplit
 
 from attrs import field, frozen
 
-
 BROKERS: Final = ("auto", "embedded", "mosquitto", "external")
 """``auto`` is Mosquitto where it is installed, and the embedded one elsewhere."""
 

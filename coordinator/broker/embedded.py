@@ -75,8 +75,9 @@ class EmbeddedBroker:
         max_packet: int = 256 << 10,
         password: str = "",
     ) -> None:
-        """`port` 0 takes a free one. `password` is what `authenticate` takes from the coordinator. `max_packet`: largest packet in bytes; who sends a larger one is
-        disconnected (MQTT 3.1.1 has no gentler answer). With `tls`, nothing but TLS 1.2 and 1.3 is spoken."""
+        """`port` 0 takes a free one. `max_packet`: largest packet in bytes; who sends a larger one is
+        disconnected (MQTT 3.1.1 has no gentler answer). With `tls`, nothing but TLS 1.2 and 1.3 is spoken.
+        `password` is what `authenticate` takes from the coordinator."""
         self._authenticate = authenticate
         self._host = host
         self._port = port

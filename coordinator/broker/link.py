@@ -32,7 +32,8 @@ class Link:
         self._hear = hear
         self._address = (door.host, door.port)
         self._subscribed = threading.Event()
-        client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=f"{COORDINATOR}.{secrets.token_hex(4)}", manual_ack=True)
+        name = f"{COORDINATOR}.{secrets.token_hex(4)}"
+        client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=name, manual_ack=True)
         client.username_pw_set(door.user, door.password)
         if door.ca is not None:
             client.tls_set(str(door.ca))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import Final, cast
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -70,14 +70,19 @@ def reply(device: Device, settings: Settings, host: str) -> EnrolmentReply:
 
 
 def _enrolled(session: Session, token: EnrolmentToken, secret: str) -> Device | None:
-    device = session.scalar(
-        select(Device)
+    known = session.execute(
+        select(Device, Credential.revoked_at, Credential.next)
         .join(Credential, Credential.device_id == Device.id)
         .where(Device.token_id == token.id, Credential.secret_hash == secret_hash(secret))
-    )
-    if device is not None and device.revoked_at is not None:
+    ).one_or_none()
+    if known is None:
+        return None
+    device, ended, following = known
+    if device.revoked_at is not None:
         raise ShoalError("token-invalid", "This device was revoked: it needs a new token and a new secret")
-    return device
+    if ended is not None or following:
+        raise ShoalError("token-invalid", "This secret was replaced by another one")
+    return cast(Device, device)
 
 
 def _free(session: Session, wished: str) -> tuple[str, str]:

@@ -16,8 +16,8 @@ from sqlalchemy import CursorResult, select, update
 from sqlalchemy.orm import Session
 
 from coordinator.errors import ShoalError
-from coordinator.store.models import EnrolmentToken, Event
 from coordinator.store.credentials import secret_hash
+from coordinator.store.models import EnrolmentToken, Event
 
 MAX_USES: Final = 10_000
 MAX_LIFE: Final = 366 * 86_400.0

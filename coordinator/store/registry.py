@@ -5,6 +5,7 @@ All times are seconds since 1970, ``heartbeat`` is the seconds between two signs
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, Protocol
 
@@ -13,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from coordinator.errors import ShoalError
 from coordinator.store import commands, credentials
-from coordinator.store.models import Device, Event, StatusChange
+from coordinator.store.models import Device, DeviceTag, Event, StatusChange
 
 LATE_AFTER: Final = 2.4
 OFFLINE_AFTER: Final = 12
@@ -21,6 +22,8 @@ OFFLINE_AFTER: Final = 12
 
 STATUSES: Final = ("pending", "new", "idle", "training", "late", "offline", "paused", "revoked")
 """In the order of a device's life."""
+
+TAG: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,39}")
 
 _VALUES: Final = frozenset({"agent", "runtime", "samples", "assignment_id", "telemetry", "capability"})
 _ROWS: Final = 500
@@ -146,6 +149,36 @@ def revoke(session: Session, device_id: str, now: float, heartbeat: float, *, by
     credentials.revoke_all(session, device_id, now)
     commands.drop(session, device_id, now)
     _decided(session, device, now, heartbeat, "revoked", by)
+
+
+def regroup(session: Session, device_id: str, group: str, now: float, *, by: str) -> None:
+    """Move a device into another group; the empty one is none."""
+    if len(group) > 80:
+        raise ShoalError("bad-request", f"group has {len(group)} characters, expected at most 80")
+    device = _device(session, device_id)
+    if device.group != group:
+        text = f"{by} moved {device.name} from group {device.group or '-'} to {group or '-'}"
+        device.group = group
+        session.add(Event(at=now, kind="device-regrouped", device_id=device.id, text=text))
+    session.flush()
+
+
+def tag(session: Session, device_id: str, tag: str) -> None:
+    """Call a device by one more word; nothing if it is called so already."""
+    if not TAG.fullmatch(tag):
+        raise ShoalError("bad-request", f"tag is {tag[:60]!r}, expected 1 to 40 letters, digits, . _ : -")
+    _device(session, device_id)
+    if session.get(DeviceTag, (device_id, tag)) is None:
+        session.add(DeviceTag(device_id=device_id, tag=tag))
+    session.flush()
+
+
+def untag(session: Session, device_id: str, tag: str) -> None:
+    """The reverse of :func:`tag`."""
+    _device(session, device_id)
+    if (known := session.get(DeviceTag, (device_id, tag))) is not None:
+        session.delete(known)
+    session.flush()
 
 
 _STANDING: Final = (

@@ -66,7 +66,7 @@ class Conversation:
             log.warning("refused device=%s reason=it is not enrolled, or was revoked", device)
             return
         turn.seen(device)
-        self.errands.heard(turn, device)
+        self.errands.heard(turn, device, anew=leaf == "check-in")
         try:
             match leaf:
                 case "check-in":

@@ -1,7 +1,7 @@
 """Commands to devices that wait for their answer. Runs on the steward's thread, inside a transaction.
 
-A command is sent when it is issued, and again while its device is heard and has not answered: clean sessions forget what
-comes while a device is away. Devices carry out an id once.
+A command is sent when it is issued, and again while its device is heard and has not answered: clean sessions forget
+what comes while a device is away. Devices carry out an id once.
 """
 
 from __future__ import annotations
@@ -53,10 +53,11 @@ class Errands:
         self._send(turn, device, row.id, errand)
         return row.id
 
-    def heard(self, turn: Turn, device: str) -> None:
-        """A sign of life: who was told something and has not answered is told again."""
+    def heard(self, turn: Turn, device: str, *, anew: bool = False) -> None:
+        """A sign of life: who was told something and has not answered is told again, after a while or, if it may have
+        come ``anew``, at once."""
         for id, errand in self._open.get(device, {}).items():
-            if turn.now - errand.sent >= AGAIN and errand.expires_at > turn.now:
+            if (anew or turn.now - errand.sent >= AGAIN) and errand.expires_at > turn.now:
                 self._send(turn, device, id, errand)
 
     def answered(self, turn: Turn, device: str, result: CommandResult) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import getpass
 import os
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -18,8 +20,9 @@ from coordinator.broker.access import COORDINATOR
 from coordinator.broker.breakout import escapes
 from coordinator.broker.driver import AddressInUse, BrokerError, Door, Driver
 from coordinator.broker.embedded import EmbeddedBroker
-from coordinator.broker.external import External
-from coordinator.broker.mosquitto import Mosquitto, installed
+from coordinator.broker.external import External, acl
+from coordinator.broker.listening import free_port, reachable
+from coordinator.broker.mosquitto import Mosquitto, installed, program
 from coordinator.broker.security import CONTROL, verifier
 from coordinator.fleet.authority import TlsFiles, establish
 from tests.broker.client import Client, until
@@ -66,11 +69,9 @@ def open_house(kind: str, folder: Path) -> Iterator[House]:
     secrets: dict[str, str] = {}
     with ExitStack() as closing:
         if kind == "embedded":
-            known = secrets | {COORDINATOR: "c"}
             embedded = EmbeddedBroker(
                 lambda user, password, _: (secrets | {COORDINATOR: "c"}).get(user) == password, password="c"
             )
-            assert known
             house = House(embedded, secrets, embedded.stop, embedded.start)
         else:
             need_mosquitto()
@@ -79,7 +80,7 @@ def open_house(kind: str, folder: Path) -> Iterator[House]:
         house.driver.start()
         closing.callback(house.driver.stop)
         if kind == "external":
-            house = _external(folder, house)
+            house = _external(house)
             house.driver.start()
             closing.callback(house.driver.stop)
         yield house
@@ -95,19 +96,17 @@ def _mosquitto(folder: Path, secrets: dict[str, str], tls: TlsFiles | None) -> H
     return House(broker, secrets, kill, lambda: None)
 
 
-def _external(folder: Path, inner: House) -> House:
+def _external(inner: House) -> House:
     """Somebody else's Mosquitto: here its operator has one account that may do what both of ours may."""
-    import json
-
     broker = inner.driver
     assert isinstance(broker, Mosquitto)
     control = broker._control
     assert control is not None
     roles = [{"rolename": CONTROL}]
     control._ask({"command": "modifyClient", "username": COORDINATOR, "roles": [{"rolename": COORDINATOR}, *roles]})
-    assert json.loads((folder / "mosquitto" / "accounts.json").read_text())["clients"]
     door = broker.door
-    outside = External(f"mqtt://127.0.0.1:{door.port}", door.user, door.password, ca=None, devices=lambda: inner.secrets)
+    url = f"mqtt://127.0.0.1:{door.port}"
+    outside = External(url, door.user, door.password, ca=None, devices=lambda: inner.secrets)
     return House(outside, inner.secrets)
 
 
@@ -199,16 +198,18 @@ def test_a_broker_that_was_killed_comes_back_with_the_same_port_and_accounts(kin
 
 def test_mosquitto_says_who_is_in_the_way(tmp_path: Path) -> None:
     need_mosquitto()
-    with EmbeddedBroker(lambda *_: False) as other:
-        with pytest.raises(AddressInUse, match=rf"cannot listen on 127.0.0.1 port {other.port}: .*in use\.$"):
-            Mosquitto(tmp_path / "m", list, port=other.port).start()
+    with (
+        EmbeddedBroker(lambda *_: False) as other,
+        pytest.raises(AddressInUse, match=rf"cannot listen on 127.0.0.1 port {other.port}: .*in use\.$"),
+    ):
+        Mosquitto(tmp_path / "m", list, port=other.port).start()
 
 
 def test_mosquitto_says_in_its_own_words_why_it_does_not_start(tmp_path: Path) -> None:
     need_mosquitto()
     nothing = tmp_path / "nothing.pem"
     nothing.write_text("no certificate")
-    with pytest.raises(BrokerError, match="Mosquitto does not start: .*certificate"):
+    with pytest.raises(BrokerError, match=r"Mosquitto does not start: .*certificate"):
         Mosquitto(tmp_path / "m", list, tls=TlsFiles(nothing, nothing, nothing)).start()
 
 
@@ -226,22 +227,22 @@ class TestOutside:
 
     def test_one_that_confines_nobody_is_refused(self, tmp_path: Path) -> None:
         """Any account may do anything: a Mosquitto with a password file and no rules."""
-        with _plain(tmp_path, rules=None) as door:
-            with pytest.raises(BrokerError, match="does not keep devices to their topics") as refused:
-                _own(door).start()
+        with (
+            _plain(tmp_path, rules=None) as door,
+            pytest.raises(BrokerError, match="does not keep devices to their topics") as refused,
+        ):
+            _own(door).start()
         assert "it may publish to shoal/v1/coordinator/status" in str(refused.value)
         assert "it hears shoal/v1/d/shoal-probe-2/assignment" in str(refused.value)
 
     def test_one_with_the_printed_rules_is_taken(self, tmp_path: Path) -> None:
-        from coordinator.broker.external import acl
-
         with _plain(tmp_path, rules=acl("mosquitto")) as door:
             outside = _own(door)
             outside.start()
             outside.stop()
 
     def test_one_that_is_not_there_is_told_of(self) -> None:
-        with pytest.raises(BrokerError, match="no broker at 127.0.0.1"):
+        with pytest.raises(BrokerError, match=r"no broker at 127\.0\.0\.1"):
             External("mqtt://127.0.0.1:9", "coordinator", "x", ca=None, devices=list).start()
 
     def test_accounts_of_devices_revoked_meanwhile_are_removed(self, tmp_path: Path) -> None:
@@ -264,12 +265,6 @@ def _own(door: Door) -> External:
 @contextmanager
 def _plain(folder: Path, rules: str | None) -> Iterator[Door]:
     """A Mosquitto that no coordinator has configured."""
-    import getpass
-    import subprocess
-
-    from coordinator.broker.listening import free_port, reachable
-    from coordinator.broker.mosquitto import program
-
     need_mosquitto()
     port = free_port("127.0.0.1")
     (folder / "passwords").write_text(f"coordinator:{verifier('c')}\n{breakout.PROBE}:{verifier('pw-of-probe')}\n")

@@ -14,7 +14,7 @@ import pytest
 
 from coordinator.compiler.spec import Dense, ModelSpec
 from device_agent import cli
-from device_agent.agent import Home
+from device_agent.home import Home
 from protocol.messages import Plan
 from tests.device_agent.stand_in import StandIn
 

@@ -1,0 +1,52 @@
+"""The agent's home belongs to one process at a time."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+from .errors import HomeError
+
+LOCK = "agent.lock"
+
+
+class Home:
+    """The lock on an agent's home: two agents must not share a spool."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: IO[str] | None = None
+
+    def __enter__(self) -> Home:
+        try:
+            self._file = open(self._path / LOCK, "a+")
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._file.truncate(0)
+            self._file.write(str(os.getpid()))
+            self._file.flush()
+        except BlockingIOError as error:
+            raise HomeError(
+                f"another agent runs in {self._path}; stop it first, or give this one --home"
+            ) from error
+        except OSError as error:
+            raise HomeError(f"{self._path} cannot be written: {error.strerror}") from error
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+def running(home: Path) -> bool:
+    """Whether an agent runs in ``home``."""
+    try:
+        with open(home / LOCK) as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        pass
+    return False
