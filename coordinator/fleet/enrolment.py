@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Final, cast
+from typing import Final
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -82,7 +82,7 @@ def _enrolled(session: Session, token: EnrolmentToken, secret: str) -> Device | 
         raise ShoalError("token-invalid", "This device was revoked: it needs a new token and a new secret")
     if ended is not None or following:
         raise ShoalError("token-invalid", "This secret was replaced by another one")
-    return cast(Device, device)
+    return device
 
 
 def _free(session: Session, wished: str) -> tuple[str, str]:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterable
 
 from attrs import define, field
-from sqlalchemy import insert, select
+from sqlalchemy import bindparam, insert, select
 
 from coordinator.store import ledger, models
 from coordinator.store.ledger import Ledger
@@ -39,6 +39,10 @@ OVERHEAD = 64 * 1024
 """Bytes that an update's body may hold beyond four per parameter."""
 
 _BEAT = insert(models.table_of(models.Telemetry))
+_devices = models.table_of(models.Device)
+_STANDING = select(_devices.c.group, _devices.c.pending_at, _devices.c.paused_at).where(
+    _devices.c.id == bindparam("device")
+)
 _MEASURED = ("uptime", "load", "temperature", "memory", "memory_free", "disk_free", "spool")
 
 CHECK_INS = 50
@@ -125,9 +129,7 @@ class Conversation:
 
     def _check_in(self, turn: Turn, device: str, check_in: CheckIn) -> None:
         turn.seen(device, agent=check_in.agent, runtime=check_in.runtime, samples=check_in.samples)
-        row = turn.session.get(models.Device, device)
-        if row is None or row.revoked_at is not None:
-            return
+        row = turn.session.execute(_STANDING, {"device": device}).one()
         run = self.runs.fitting(device, check_in)
         if check_in.protocol != PROTOCOL:
             reason = f"the agent speaks protocol {check_in.protocol}, this coordinator {PROTOCOL}"
@@ -157,14 +159,14 @@ class Conversation:
     # -- updates -------------------------------------------------------------------------------------------------
 
     def _update(self, turn: Turn, device: str, update: Update, body: bytes) -> None:
-        owner = ledger.owner(turn.session, update.assignment)
+        owner, entry = ledger.known(turn.session, *update.key)
         if owner is None or owner != (update.run, device):
             self._complain(
                 turn, device, f"an update came for assignment {update.assignment}, which is not this device's"
             )
             turn.send(device, "receipt", _receipt(update, "unknown", "there is no such assignment for this device"))
             return
-        if (entry := ledger.entry(turn.session, *update.key)) is not None:
+        if entry is not None:
             state = "stored" if entry.outcome == "applied" else entry.outcome
             turn.send(device, "receipt", _receipt(update, state, entry.reason, entry.sha256))
             return

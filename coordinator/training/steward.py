@@ -113,6 +113,7 @@ class Steward(threading.Thread):
         self._beats: deque[_Heard] = deque(maxlen=BEATS)
         self._looked = 0.0
         self._astray = False
+        self._careful = False
         self._stopping = False
         self._ended = False
         self._resting: dict[str, float] = {}
@@ -244,16 +245,26 @@ class Steward(threading.Thread):
                 registry.seen_all(session, turn.signs, now, self._heartbeat)
                 self._segments.sync()
         except Exception as error:
+            self._astray = True
+            foreseen = isinstance(error, (OperationalError, OSError))
+            if not (foreseen or self._careful):
+                log.warning("turn-taken-again error=%s", error)
+                self._careful = True
+                return self._take(batch, last=last)
             foreseen = isinstance(error, (SQLAlchemyError, OSError, ShoalError))
             log.error("turn-failed error=%s", error, exc_info=not foreseen)
             self._refuse(batch, error)
-            self._astray = True
             return False
+        self._careful = False
         self._leave(turn, batch, done)
         return True
 
     def _one(self, turn: Turn, item: _Heard | _Asked, done: list[_Done]) -> None:
-        """One item inside a savepoint: what goes wrong in it does not touch the others."""
+        """One item; what goes wrong in it does not touch the others. What devices say is taken without a savepoint as
+        long as all goes well: after a surprise the whole turn is taken again, with one for each."""
+        if isinstance(item, _Heard) and not self._careful:
+            self._do(turn, item)
+            return
         sends, after, seq = len(turn.sends), len(turn.after), self._runs.seq
         try:
             with turn.session.begin_nested():
