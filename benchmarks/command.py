@@ -9,7 +9,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from . import agent_footprint, history, report, training_step
+from . import (
+    agent_footprint,
+    enrolment,
+    history,
+    idle_fleet,
+    noop_round,
+    report,
+    training_step,
+    update_stream,
+)
 from .measure import Row, Unavailable
 
 PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
@@ -26,6 +35,10 @@ class Benchmark(Protocol):
 BENCHMARKS: dict[str, Benchmark] = {
     training_step.NAME: training_step,
     agent_footprint.NAME: agent_footprint,
+    noop_round.NAME: noop_round,
+    update_stream.NAME: update_stream,
+    idle_fleet.NAME: idle_fleet,
+    enrolment.NAME: enrolment,
     history.NAME: history,
 }
 

@@ -109,7 +109,7 @@ class EmbeddedBroker:
         """Returns when clients can connect. BrokerError: the address or the TLS files cannot be used."""
         if self._thread is not None:
             raise BrokerError("The broker is already running.")
-        context = self._tls and _server_context(self._tls)
+        context = self._tls and listening.server_context(self._tls)
         listener = self._listen()
         _quieten()
         ready: Future[None] = Future()
@@ -288,17 +288,6 @@ class EmbeddedBroker:
             log.error("user %r could not be authenticated: %s: %s", who[0], type(error).__name__, reason)
             return UNAVAILABLE
         return ACCEPTED if known else NOT_AUTHORISED
-
-
-def _server_context(tls: TlsFiles) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    try:
-        context.load_cert_chain(tls.certificate, tls.key)
-    except (OSError, ssl.SSLError) as error:
-        files = f"{tls.certificate} with {tls.key}"
-        raise BrokerError(f"The broker cannot use {files}: {listening.reason(error)}.") from error
-    return context
 
 
 def _quieten() -> None:

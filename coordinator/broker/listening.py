@@ -7,8 +7,12 @@ import os
 import socket
 import ssl
 import time
+from typing import TYPE_CHECKING
 
 from coordinator.broker.driver import AddressInUse, BrokerError
+
+if TYPE_CHECKING:
+    from coordinator.fleet.authority import TlsFiles
 
 
 def check(host: str, port: int, *, patience: float = 0.0) -> None:
@@ -58,3 +62,15 @@ def reachable(host: str, port: int) -> bool:
     except OSError:
         return False
     return True
+
+
+def server_context(tls: TlsFiles) -> ssl.SSLContext:
+    """What a server encrypts by; BrokerError for files that are none, or do not belong together."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_cert_chain(tls.certificate, tls.key)
+    except (OSError, ssl.SSLError) as error:
+        files = f"{tls.certificate} with {tls.key}"
+        raise BrokerError(f"The broker cannot use {files}: {reason(error)}.") from error
+    return context

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from coordinator.broker.access import COORDINATOR
 from coordinator.broker.driver import BrokerError, Door
-from coordinator.broker.listening import check, free_port, reachable
+from coordinator.broker.listening import check, free_port, reachable, server_context
 from coordinator.broker.security import CONTROL, Control, document
 
 if TYPE_CHECKING:
@@ -108,6 +108,8 @@ class Mosquitto:
             raise BrokerError("The broker is already running.")
         if not installed():
             raise BrokerError("Mosquitto or its plugin is not installed: apt-get install mosquitto.")
+        if self._tls is not None:
+            server_context(self._tls)  # Mosquitto listens for a moment before it looks at them
         self._port = self._port or free_port(self._host)
         check(self._host, self._port, patience=1.0)  # one whose coordinator was killed is about to end
         self._stopping.clear()

@@ -122,40 +122,42 @@ class Control:
         """Make a device's account, or give the one there is this password; both end its present sessions."""
         acls = _role(device, device_acls(device))
         account = {"username": device, "password": secret, "textname": _OURS, "roles": [{"rolename": device}]}
-        self._ask({"command": "createRole", **acls}, unless="already exists")
-        try:
-            self._ask({"command": "createClient", **account})
-        except _Refused as error:
-            if "already exists" not in str(error):
-                raise
+        made = self._ask(
+            {"command": "createRole", **acls}, {"command": "createClient", **account}, unless="already exists"
+        )
+        if "error" in made[1]:
             self._ask({"command": "setClientPassword", "username": device, "password": secret})
 
     def remove(self, device: str) -> None:
         """End a device's sessions and its account; nothing if it has none."""
-        self._ask({"command": "deleteClient", "username": device}, unless="not found")
-        self._ask({"command": "deleteRole", "rolename": device}, unless="not found")
+        ended = ({"command": "deleteClient", "username": device}, {"command": "deleteRole", "rolename": device})
+        self._ask(*ended, unless="not found")
 
     def accounts(self) -> set[str]:
         """The devices that have an account; those of other people are left out."""
-        answer = self._ask({"command": "listClients", "verbose": True, "count": -1, "offset": 0})
+        (answer,) = self._ask({"command": "listClients", "verbose": True, "count": -1, "offset": 0})
         there = answer.get("data", {}).get("clients", [])
         return {str(one["username"]) for one in there if one.get("textname") == _OURS}
 
-    def _ask(self, command: dict[str, Any], *, unless: str = "\0") -> dict[str, Any]:
-        """The broker's answer. BrokerError if there is none, or a refusal that does not say ``unless``."""
+    def _ask(self, *commands: dict[str, Any], unless: str = "\0") -> list[dict[str, Any]]:
+        """The broker's answers. BrokerError if one is missing, or is a refusal that does not say ``unless``."""
         if not self._ready.wait(PATIENCE):
             raise BrokerError("The broker is away.")
-        name = secrets.token_hex(8)
-        answer = self._waiting[name] = _Answer()
+        asked = {secrets.token_hex(8): command for command in commands}
+        answers = {name: _Answer() for name in asked}
+        self._waiting.update(answers)
         try:
-            self._client.publish(TOPIC, json.dumps({"commands": [{**command, "correlationData": name}]}), 1)
-            if not answer.came.wait(PATIENCE):
-                raise BrokerError(f"The broker does not answer {command['command']}.")
+            named = [{**command, "correlationData": name} for name, command in asked.items()]
+            self._client.publish(TOPIC, json.dumps({"commands": named}), 1)
+            for name, answer in answers.items():
+                if not answer.came.wait(PATIENCE):
+                    raise BrokerError(f"The broker does not answer {asked[name]['command']}.")
+                if (problem := str(answer.value.get("error", ""))) and unless not in problem:
+                    raise BrokerError(f"The broker refused {asked[name]['command']}: {problem}.")
         finally:
-            del self._waiting[name]
-        if (problem := str(answer.value.get("error", ""))) and unless not in problem:
-            raise _Refused(f"The broker refused {command['command']}: {problem}")
-        return answer.value
+            for name in asked:
+                del self._waiting[name]
+        return [answer.value for answer in answers.values()]
 
     def _on_connect(self, client: mqtt.Client, _: Any, __: Any, reason: ReasonCode, ___: Any) -> None:
         self.refused = str(reason) if reason.is_failure else None
@@ -170,10 +172,6 @@ class Control:
             if (answer := self._waiting.get(one.get("correlationData", ""))) is not None:
                 answer.value = one
                 answer.came.set()
-
-
-class _Refused(BrokerError):
-    """The broker has answered, and said no."""
 
 
 class _Answer:
