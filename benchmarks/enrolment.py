@@ -31,8 +31,8 @@ _CAPABILITY = Capability(machine="aarch64", system="Linux", python="3.11.2", run
 
 
 def run(progress: Callable[[str], None]) -> list[Row]:
-    """Rows ``enrolment.thousand_s`` and ``.revoked_s`` (the slowest of thirty sessions to end), ratio = bar / value; and
-    ``.thousand_core_s``, what coordinator and broker use of a core for the thousand."""
+    """Rows ``enrolment.thousand_s`` and ``.revoked_s`` (the slowest of thirty sessions to end), ratio = bar / value;
+    and ``.thousand_core_s``, what coordinator and broker use of a core for the thousand."""
     with ground("mosquitto", 0) as place:
         token = str(place.api.post("tokens", body={"uses": DEVICES, "ttl": 3600.0})["token"])
         began, used = time.perf_counter(), place.seconds()

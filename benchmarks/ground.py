@@ -52,7 +52,7 @@ class Ground:
     @property
     def processes(self) -> dict[str, int]:
         """Process ids of the coordinator and of its broker, if that is one of its own."""
-        found = subprocess.run(["pgrep", "-P", str(self.process.pid)], capture_output=True, text=True)  # noqa: S607
+        found = subprocess.run(["pgrep", "-P", str(self.process.pid)], capture_output=True, text=True)
         pids = [int(pid) for pid in found.stdout.split()]
         return {"coordinator": self.process.pid} | ({"broker": pids[0]} if pids else {})
 

@@ -39,7 +39,9 @@ def run(progress: Callable[[str], None]) -> list[Row]:
     with ground("mosquitto", DEVICES, heartbeat=HEARTBEAT) as place:
         share, noticed = asyncio.run(_live(place, progress))
     values = {"core_share": (share, "cores"), "silent_noticed_s": (max(noticed), "s")}
-    rows = [Row(f"{NAME}.{name}", value, unit, BARS[name], BARS[name] / value) for name, (value, unit) in values.items()]
+    rows = [
+        Row(f"{NAME}.{name}", value, unit, BARS[name], BARS[name] / value) for name, (value, unit) in values.items()
+    ]
     progress(f"{share:.3f} of a core, silence noticed after {statistics.median(noticed):.1f} to {max(noticed):.1f} s")
     return rows
 

@@ -127,8 +127,9 @@ class Board:
             self._do(output)
         if self._timer is not None:
             self._timer.cancel()
-        wait = self._session.wake_at - time.monotonic()
-        self._timer = asyncio.get_running_loop().call_later(max(wait, 0.001), self._feed, Tick()) if wait < 3600 else None
+        wait, self._timer = self._session.wake_at - time.monotonic(), None
+        if wait < 3600:
+            self._timer = asyncio.get_running_loop().call_later(max(wait, 0.001), self._feed, Tick())
 
     def _do(self, output: Output) -> None:
         match output:
@@ -154,8 +155,9 @@ class Board:
 
     def _trained(self, assignment: Assignment) -> Trained:
         squares = dict.fromkeys(self.tensors, 0.25)
+        plan = assignment.plan
         result = LocalResult(
-            difference={}, samples=assignment.plan.steps * assignment.plan.batch, steps=assignment.plan.steps, loss=0.5, accuracy=0.5, squared_gradient=squares,
-            squared_gradient_peak=squares, seconds=0.001,
+            difference={}, samples=plan.steps * plan.batch, steps=plan.steps, loss=0.5, accuracy=0.5,
+            squared_gradient=squares, squared_gradient_peak=squares, seconds=0.001,
         )  # fmt: skip
         return Trained(assignment.id, result, 0, self.body, "", None)

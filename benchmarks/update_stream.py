@@ -1,8 +1,8 @@
 """Updates of 90,000 bytes as fast as they can be stored: check-in, assignment, delivery, aggregation and commit.
 
-Fifty boards work without rest, and every second one of them loses its connection without a word. What has a receipt must
-be in the ledger once, and no version may have merged anything twice. Boards and coordinator share the machine: what the
-coordinator and its broker need of a core per update stands in ``core_ms``.
+Fifty boards work without rest, and every second one of them loses its connection without a word. What has a receipt
+must be in the ledger once, and no version may have merged anything twice. Boards and coordinator share the machine:
+what the coordinator and its broker need of a core per update stands in ``core_ms``.
 """
 
 from __future__ import annotations

@@ -26,7 +26,9 @@ class Wire(asyncio.BufferedProtocol):
     _answer: asyncio.Future[bytes] | None = None
     _id: int = 0
 
-    async def open(self, host: str, port: int, user: str, password: str, client_id: str, ca: Path | None = None) -> None:
+    async def open(
+        self, host: str, port: int, user: str, password: str, client_id: str, ca: Path | None = None
+    ) -> None:
         """Connect and be accepted; ConnectionError with the return code if not."""
         loop = asyncio.get_running_loop()
         context = ssl.create_default_context(cafile=str(ca)) if ca else None

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 DEVICE_ACTIONS: Final[dict[str, Callable[..., None]]] = {
     "pause": registry.pause,
     "resume": registry.resume,
+    "adopt": registry.adopt,
     "revoke": registry.revoke,
 }
 RUN_ACTIONS: Final = ("pause", "resume", "stop")

@@ -104,7 +104,7 @@ def test_what_is_unknown_or_late_is_not_done(tmp_path: Path, inbox: queue.Simple
 
 def test_logs_are_the_last_lines_and_fit_into_a_message(tmp_path: Path, inbox: queue.SimpleQueue[object]) -> None:
     recent = Recent()
-    log = logging.Logger("device_agent.test")
+    log = logging.getLogger("device_agent.test")
     log.addHandler(recent)
     for number in range(1000):
         log.warning("line %d \0 \ud83d ü %s", number, "…" * 50)
