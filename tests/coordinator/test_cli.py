@@ -497,7 +497,7 @@ class TestDatabase:
 
     def test_upgrade_makes_it_and_check_finds_it_well(self, shoal, tmp_path):
         new = str(tmp_path / "new folder #1")
-        assert "has revision 0002" in shoal("db", "upgrade", SHOAL_HOME=new).output
+        assert "has revision 0020" in shoal("db", "upgrade", SHOAL_HOME=new).output
         assert shoal("db", "path", SHOAL_HOME=new).output == f"{new}/shoal.db\n"
         checked = shoal("db", "check", "--json", SHOAL_HOME=new)
         assert checked.exit_code == 0, checked.output
@@ -528,7 +528,7 @@ class TestDatabase:
     def test_a_home_is_backed_up_and_restored(self, shoal, running, home, tmp_path):
         said = shoal("db", "backup", str(tmp_path / "shoal.tar"))
         assert said.exit_code == 0, said.output
-        assert "of revision 0002" in said.output
+        assert "of revision 0020" in said.output
         new = str(tmp_path / "new")
         assert shoal("db", "restore", str(tmp_path / "shoal.tar"), "--home", new).exit_code == 0
         ids = [
