@@ -512,3 +512,16 @@ def _play(device: Device, event: str, number: int, final: set[tuple[str, int]]) 
         if state != "missing":
             final.add(update.key)
         device.hear(receipt(update, state, missing))
+
+
+def test_told_to_pause_it_finishes_what_it_has_and_asks_for_no_more(working: Device) -> None:
+    assert working.feel(c.Steered(paused=True)) == []
+    assert leaves(working.train()) == ["update"]
+    assert working.session.state == "paused"
+    assert set(leaves(working.later(600))) == {"update"}
+
+
+def test_told_to_resume_it_checks_in_at_once(device: Device) -> None:
+    device.feel(c.Steered(paused=True))
+    assert leaves(device.connect()) == []
+    assert leaves(device.feel(c.Steered(paused=False))) == ["check-in"]

@@ -10,17 +10,22 @@ from hypothesis import strategies as st
 
 from protocol.coding import CODINGS
 from protocol.messages import (
+    RESULTS,
     STATES,
+    Accepted,
     Assignment,
     Blob,
     Capability,
     CheckIn,
     Chunk,
+    Command,
+    CommandResult,
     DeviceEvent,
     EnrolmentReply,
     EnrolmentRequest,
     Lineage,
     Message,
+    NextSecret,
     Plan,
     Progress,
     Receipt,
@@ -70,6 +75,10 @@ EXAMPLES: dict[type[Message], Message] = {
             memory=1 << 30, memory_free=1 << 28, disk_free=None, spool=0, training=9.5, since=1.0,
         ),
         DeviceEvent(kind="dropped", text="the artifact's hash was another"),
+        Command(id="c-1", kind="identify", seconds=60.0),
+        CommandResult(id="c-1", state="refused", text="this board has no LED"),
+        NextSecret(secret="s" * 43),
+        Accepted(device="pi-3"),
         Status(state="online"),
         _CAPABILITY,
         EnrolmentRequest(token="t" * 20, secret="s" * 43, name="pi-3", capability=_CAPABILITY),
@@ -91,6 +100,7 @@ commits = st.integers(1, 1_000_000)
 losses = st.floats(-1e30, 1e30)
 codings = st.sampled_from(CODINGS)
 sizes = st.lists(st.integers(1, (1 << 31) - 1), min_size=1, max_size=8).map(tuple)
+secrets = st.from_regex(r"[!-~]{32,128}", fullmatch=True)
 norms = st.dictionaries(texts, st.floats(0, allow_infinity=False), max_size=5)
 
 
@@ -132,6 +142,10 @@ _FIELDS: dict[type[Message], dict[str, st.SearchStrategy[Any]]] = {
         "since": seconds,
     },
     DeviceEvent: {"kind": names, "text": texts},
+    Command: {"id": names, "kind": names, "seconds": seconds},
+    CommandResult: {"id": names, "state": st.sampled_from(RESULTS), "text": texts},
+    NextSecret: {"secret": secrets},
+    Accepted: {"device": names},
     Status: {"state": st.sampled_from(["online", "offline"])},
     Capability: {
         "machine": texts, "system": texts, "python": texts, "runtimes": short_texts, "memory": naturals,
@@ -157,7 +171,7 @@ MESSAGES[Update] = st.builds(
     chunk=st.integers(0, 1 << 20),
 )  # fmt: skip
 MESSAGES[EnrolmentRequest] = st.builds(
-    EnrolmentRequest, token=texts, secret=st.from_regex(r"[!-~]{32,128}", fullmatch=True), name=names,
+    EnrolmentRequest, token=texts, secret=secrets, name=names,
     capability=MESSAGES[Capability],
 )  # fmt: skip
 

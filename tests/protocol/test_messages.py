@@ -15,12 +15,15 @@ from hypothesis import strategies as st
 
 from protocol.errors import ProtocolError
 from protocol.messages import (
+    RESULTS,
     STATES,
     Assignment,
     Blob,
     Capability,
     CheckIn,
     Chunk,
+    Command,
+    CommandResult,
     DeviceEvent,
     EnrolmentReply,
     EnrolmentRequest,
@@ -214,6 +217,9 @@ RANGES = {
     (Telemetry, "temperature"): ([None, -100, 300], [-101, 301]),
     (DeviceEvent, "kind"): NAME,
     (DeviceEvent, "text"): TEXT,
+    (CommandResult, "state"): (list(RESULTS), ["", "open"]),
+    (CommandResult, "text"): (["", "x" * 20_000], ["x" * 20_001, "a\0b", "\ud800"]),
+    (Command, "kind"): NAME,
     (Capability, "runtimes"): TEXTS,
     (EnrolmentRequest, "token"): TEXT,
     (EnrolmentRequest, "secret"): (["!" * 32, "~" * 128], ["s" * 31, "s" * 129, "s" * 31 + "ß", "s" * 31 + " "]),
