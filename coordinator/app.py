@@ -210,10 +210,9 @@ def _check_address(host: str, port: int) -> None:
         raise ShoalError("bad-request", f"This machine cannot listen at {host[:80]!r}: {reason}") from error
     try:
         listening.check(host, port)
-    except AddressInUse as error:
-        raise ShoalError("port-in-use", str(error)) from error
     except BrokerError as error:
-        raise ShoalError("port-unusable", str(error)) from error
+        code = "port-in-use" if isinstance(error, AddressInUse) else "port-unusable"
+        raise ShoalError(code, f"The pages cannot be served at {host}:{port}: {error}") from error
 
 
 def _keep(settings: Settings) -> Keep:
