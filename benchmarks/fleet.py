@@ -62,6 +62,17 @@ class Fleet:
         group = list(GROUPS)[number % len(GROUPS)]
         return f"{group}-{number // len(GROUPS) + 1:03d}", group
 
+    @staticmethod
+    def _warmth(device: str, at: float) -> float:
+        """Bigger boards are hotter, and by day everybody is."""
+        return round(45 + 10 * list(GROUPS).index(device.partition("-")[0]) + 10 * (at % 86_400) / 86_400, 1)
+
+    @staticmethod
+    def _labels(number: int) -> list[int] | None:
+        """Every device lacks some classes; every seventh does not tell."""
+        samples = 300 + 10 * number
+        return [samples // 4 * ((number + label) % 3) for label in range(6)] if number % 7 else None
+
     def _at(self, update: int) -> float:
         return START + 600 + round(update * SPAN * 10 / self.devices, 3)
 
@@ -90,7 +101,7 @@ class Fleet:
             rows[models.Device].append(
                 {"id": name, "name": name, "group": group, "capability": {"cores": 4, "memory": 512 << 20},
                  "enrolled_at": START, "status": "idle", "status_at": START, "last_seen_at": self.end,
-                 "samples": 300 + 10 * number, "agent": "0.1.0", "runtime": "tflite"}
+                 "samples": 300 + 10 * number, "labels": self._labels(number), "agent": "0.1.0", "runtime": "tflite"}
             )  # fmt: skip
         self._insert(session, rows)
 
@@ -111,6 +122,7 @@ class Fleet:
                 "version": max(0, version - self._chance.randrange(3)), "plan": {"batch": 16, "steps": 20},
                 "explanation": explanation, "state": "closed", "reason": "", "artifact_sha256": "b" * 64,
                 "weights_sha256": "c" * 64, "bytes_down": int(40_000 * width) + 9_000,
+                "temperature": self._warmth(device, at), "load": 0.5 + number % 3,
                 "offered_at": at - train - 2, "taken_at": at - train - 1, "expires_at": at + 900, "closed_at": at,
             }  # fmt: skip
             rows[models.Assignment].append(assignment)
@@ -136,7 +148,8 @@ class Fleet:
             "accuracy": round(min(0.99, 0.3 + 0.01 * self._version[run]), 4), "norm": round(self._chance.random(), 4),
             "bytes_up": int(40_000 * assignment["width"]), "bytes_down": assignment["bytes_down"],
             "seconds_download": round(self._chance.uniform(0.2, 0.6), 3), "seconds_train": train,
-            "seconds_upload": round(self._chance.uniform(0.3, 0.9), 3), "outcome": outcome, "reason": reason,
+            "seconds_upload": round(self._chance.uniform(0.3, 0.9), 3),
+            "seconds_total": round(at - assignment["offered_at"], 6), "outcome": outcome, "reason": reason,
             "sha256": f"{number:064x}", "segment": 1 + number // 1000, "offset": 0, "at": at,
         }  # fmt: skip
         rows[models.Update].append(row)

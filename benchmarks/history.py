@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from attrs import define, field
-from sqlalchemy import insert, inspect, text
+from sqlalchemy import insert, text
 from sqlalchemy.orm import Session
 
 from coordinator.settings import sqlite_url
@@ -192,7 +192,7 @@ def _readers(url: str, count: int) -> Iterator[None]:
 
 
 def _read(url: str, number: int) -> None:
-    asked = re.findall(r"```sql\n(SELECT.*?);\n```", QUESTIONS.read_text(encoding="utf-8"), re.DOTALL)
+    asked = re.findall(r"```sql\n((?:SELECT|WITH).*?);\n```", QUESTIONS.read_text(encoding="utf-8"), re.DOTALL)
     database = Database(url, read_only=True)
     while True:
         for sql in asked[number::3]:
@@ -231,8 +231,9 @@ def _grow(path: Path, rows: int) -> None:
         f'"{column.name}"' for column in table_of(Update).columns if column.name not in ("id", "commit")
     )
     with database.engine.begin() as connection:
-        for index in inspect(connection).get_indexes("update"):
-            connection.exec_driver_sql(f"DROP INDEX {index['name']}")
+        made = "SELECT name FROM sqlite_master WHERE type = 'index' AND tbl_name = 'update' AND sql IS NOT NULL"
+        for index in connection.exec_driver_sql(made).scalars().all():
+            connection.exec_driver_sql(f"DROP INDEX {index}")
         while (have := connection.exec_driver_sql('SELECT count(*) FROM "update"').scalar() or 0) < rows:
             connection.exec_driver_sql(
                 f'INSERT INTO "update" ("commit", {columns}) SELECT "commit" + 1, {columns} FROM "update" '

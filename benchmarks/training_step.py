@@ -1,7 +1,8 @@
 """One training step of 32 samples at full width against PyTorch eager SGD, both on one thread.
 
 Our side is all that a device does per step: Python, inputs, the compiled graph (which also counts hits and squared
-gradients) and the weights back in. PyTorch's side is forward, loss, backward and optimiser.
+gradients) and the weights back in. PyTorch's side is forward, loss, backward and optimiser. Memory is that of a process
+each, from import on.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from coordinator.compiler.zoo import ZOO
 from device_agent.runtime import TrainStep, backends
 from protocol.weights import Weights
 
+from . import resident
 from .eager import eager_step
 from .measure import Row, Unavailable, compare, one_core
 
@@ -45,6 +47,19 @@ def run(progress: Callable[[str], None]) -> list[Row]:
                 _check_losses(ours(), reference())
                 rows.append(row := compare(f"{NAME}.{model}.{backend}", ours, reference))
                 progress(f"{row.name}: {row.value:.3f} ms, PyTorch {row.reference:.3f} ms, ratio {row.ratio:.2f}")
+    return rows + _memory(progress)
+
+
+def _memory(progress: Callable[[str], None]) -> list[Row]:
+    """Rows ``training_step.<model>.<runtime>.rss_mb``: MiB at the peak of a process that trains; PyTorch's beside."""
+    rows: list[Row] = []
+    for model in MODELS:
+        reference = resident.peak(model, "torch")
+        for backend in backends():
+            artifact = compile_model(ZOO[model], batch=BATCH, target=backend).for_backend(backend)
+            value = resident.peak(model, backend, artifact)
+            rows.append(Row(f"{NAME}.{model}.{backend}.rss_mb", value, "MiB", reference, reference / value))
+            progress(f"{rows[-1].name}: {value:.1f} MiB, PyTorch {reference:.1f} MiB")
     return rows
 
 

@@ -20,7 +20,7 @@ from flask import Flask
 from sqlalchemy.exc import DBAPIError
 
 import web
-from coordinator import api, auth, drivers, operators
+from coordinator import api, auth, drivers, operators, tracing
 from coordinator.broker import listening
 from coordinator.broker.driver import AddressInUse, BrokerError, Driver
 from coordinator.broker.link import Link
@@ -34,6 +34,7 @@ from coordinator.store.blobs import Blobs
 from coordinator.store.database import Database
 from coordinator.store.retention import Keep, Retention
 from coordinator.store.segments import Segments
+from coordinator.store.snapshots import Thinning
 from coordinator.training.steward import Steward
 
 log = logging.getLogger(__name__)
@@ -122,6 +123,9 @@ class Coordinator:
         self._closing.callback(segments.close)
         blobs = Blobs(home / "blobs")
         driver = drivers.choose(self.settings, self.database, tls)
+        tracer = tracing.connect(self.settings.traces, str(home.resolve())) if self.settings.traces else None
+        if tracer is not None:
+            self._closing.callback(tracer.close)
         # The link exists once the broker listens; nothing is sent before.
         links: list[Link] = []
         self.steward = Steward(
@@ -132,8 +136,10 @@ class Coordinator:
             clock=self._clock,
             send=lambda device, leaf, payload: links[0].send(device, leaf, payload),
             cut_off=driver.shut_out,
-            retain=Retention(_keep(self.settings), blobs, segments.folder).tend,
+            retain=Retention(Keep.of(self.settings), blobs, segments.folder).tend,
             rotate_after=self.settings.rotate_days * 86_400,
+            trace=tracer.tell if tracer else None,
+            thinning=Thinning(last=self.settings.keep_last, every=self.settings.keep_every),
         )
         self.steward.recover()
         self._meet(driver, links)
@@ -213,15 +219,6 @@ def _check_address(host: str, port: int) -> None:
     except BrokerError as error:
         code = "port-in-use" if isinstance(error, AddressInUse) else "port-unusable"
         raise ShoalError(code, f"The pages cannot be served at {host}:{port}: {error}") from error
-
-
-def _keep(settings: Settings) -> Keep:
-    return Keep(
-        telemetry=settings.keep_telemetry * 3600,
-        telemetry_5m=settings.keep_telemetry_5m * 86_400,
-        events=settings.keep_events * 86_400,
-        inputs=settings.keep_inputs * 86_400,
-    )
 
 
 def _write_aside(path: Path, text: str) -> None:

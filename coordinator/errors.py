@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from typing import Final
 
 from attrs import frozen
@@ -36,6 +37,10 @@ CATALOGUE: Final[dict[str, Entry]] = {
     "port-in-use": Entry(503, "The port is already in use"),
     "port-unusable": Entry(503, "The port cannot be used"),
 }
+
+
+NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+"""What the system says when nothing can be written there."""
 
 
 class ShoalError(Exception):

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, Final, Literal, get_args, get_type_hints
 
+import numpy as np
 from attrs import evolve, frozen
 
 from coordinator import spreadsheet
@@ -155,6 +156,16 @@ class _Pipe(io.RawIOBase):
         return b"".join(parts)
 
 
+_HELD: Final[dict[Kind, tuple[type[Any], ...]]] = {
+    "text": (str,),
+    "json": (str,),
+    "integer": (int,),
+    "time": (int,),
+    "number": (float, int),
+    "boolean": (bool,),
+}
+
+
 def _pyarrow() -> Any:
     try:
         import pyarrow
@@ -186,15 +197,26 @@ def _batches(arrow: Any, schema: Any, sheet: Sheet) -> Iterator[Any]:
 
 
 def _array(arrow: Any, values: Sequence[Any], column: Column, kind: Any) -> Any:
+    """Made of buffers: of Python's values pyarrow wants to know whether they are pandas', and loads that (50 MB)."""
     if column.kind == "time":
         values = [None if value is None else round(value * 1e6) for value in values]
     elif column.kind == "json":
         values = [None if value is None else _text(value) for value in values]
-    try:
-        return arrow.array(values, kind)
-    except (arrow.ArrowInvalid, arrow.ArrowTypeError) as error:
-        detail = f"Column {column.name} does not hold the same kind of value in every row: CAST it to one ({error})"
-        raise ShoalError("bad-request", detail) from error
+    held = _HELD[column.kind]
+    if strange := next((value for value in values if value is not None and not isinstance(value, held)), None):
+        what = f"{type(strange).__name__} among {held[0].__name__}"
+        detail = f"Column {column.name} does not hold the same kind of value in every row: CAST it to one ({what})"
+        raise ShoalError("bad-request", detail)
+    present = np.packbits([value is not None for value in values], bitorder="little")
+    if held == (str,):
+        texts = [b"" if value is None else value.encode(errors="replace") for value in values]
+        parts = [np.cumsum([0, *map(len, texts)], dtype=np.int32), b"".join(texts)]
+    elif column.kind == "boolean":
+        parts = [np.packbits([bool(value) for value in values], bitorder="little")]
+    else:
+        plain = np.float64 if column.kind == "number" else np.int64
+        parts = [np.array([0 if value is None else value for value in values], dtype=plain)]
+    return arrow.Array.from_buffers(kind, len(values), [arrow.py_buffer(part) for part in (present, *parts)])
 
 
 def _text(value: Any) -> str:

@@ -36,9 +36,11 @@ class Commands(Protocol):
         seed: int,
         by: str,
         name: str | None = None,
+        weights: str = "",
     ) -> str:
         """Start a run. ``model`` is a zoo name or the spec's JSON, ``recipe`` a preset's name or TOML, ``dataset`` the
-        path of the coordinator's test set (npz). Returns the run's id; ShoalError if something does not fit."""
+        path of the coordinator's test set (npz), ``weights`` that of a safetensors file to begin with. Returns the
+        run's id; ShoalError if something does not fit."""
 
     def operate(self, run: str, action: str, by: str) -> None:
         """``pause``, ``resume`` or ``stop`` a run; ShoalError not-found or conflict."""

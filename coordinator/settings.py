@@ -15,6 +15,7 @@ from coordinator.broker.driver import ACCOUNTS, BROKERS, parse_url
 from coordinator.errors import ShoalError
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
+LOG_FORMS = ("text", "json")
 
 
 def default_home() -> Path:
@@ -28,7 +29,10 @@ class Settings:
     ``heartbeat`` is the seconds between a device's heartbeats; ``tls`` is ``auto`` (on for every address but
     loopback), ``on`` or ``off``; ``name`` is a host name that devices use to reach the coordinator. ``database_reader``
     is a URL whose role may only read, for questions in SQL. ``keep_telemetry`` is in hours, the others are in days: for
-    how long rows are kept (0: for ever). ``open_metrics`` opens /metrics to everybody on this machine.
+    how long rows are kept (0: for ever). Of a run's snapshots the ``keep_last`` newest stay, and one of every
+    ``keep_every`` versions. ``max_events`` counts lines of the journal, ``max_bodies`` and ``max_blobs`` are in GB (0:
+    no limit). ``open_metrics`` opens /metrics to everybody on this machine. ``log`` is ``text`` or ``json``; ``traces``
+    is the URL that spans are sent to by OTLP over HTTP (empty: none are made).
 
     ``broker`` is one of BROKERS; those that begin with ``broker_`` are for ``external`` (see
     :mod:`coordinator.broker.external`). ``rotate_days`` is the age at which devices are told to make a new secret (0:
@@ -56,6 +60,13 @@ class Settings:
     keep_telemetry_5m: float = 30.0
     keep_events: float = 365.0
     keep_inputs: float = 0.0
+    keep_last: int = 2
+    keep_every: int = 0
+    max_events: int = 1_000_000
+    max_bodies: float = 0.0
+    max_blobs: float = 0.0
+    log: str = "text"
+    traces: str = ""
     log_level: str = "info"
 
     @property
@@ -155,6 +166,13 @@ def _checked(values: Mapping[str, Any]) -> Settings:
     for name in ("keep_telemetry", "keep_telemetry_5m", "keep_events", "keep_inputs", "rotate_days"):
         if not 0 <= getattr(settings, name) <= 100_000:
             raise ShoalError("bad-request", f"Setting {name} is {getattr(settings, name)}, expected 0 to 100000")
+    for name, least in (("keep_last", 2), ("keep_every", 0), ("max_events", 0), ("max_bodies", 0), ("max_blobs", 0)):
+        if not getattr(settings, name) >= least:
+            raise ShoalError("bad-request", f"Setting {name} is {getattr(settings, name)}, expected at least {least}")
+    if settings.log not in LOG_FORMS:
+        raise ShoalError("bad-request", f"Setting log is {settings.log!r}, expected one of {', '.join(LOG_FORMS)}")
+    if settings.traces and not settings.traces.startswith(("http://", "https://")):
+        raise ShoalError("bad-request", f"Setting traces is {settings.traces[:80]!r}, expected an http(s):// URL")
     return settings
 
 

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import os
 import queue
 import secrets
-import signal
-import sys
 import time
 from random import Random
 from typing import Any, assert_never
@@ -16,16 +12,20 @@ from typing import Any, assert_never
 from attrs import evolve
 
 from protocol import topics
+from protocol.commands import Command
 from protocol.errors import ProtocolError
-from protocol.messages import FEATURES, PROTOCOL, CheckIn, Command, DeviceEvent, Message, Telemetry
+from protocol.messages import Assignment, DeviceEvent, Message, Retry, Telemetry
 from protocol.wire import decode, encode
 
-from . import __version__, feedback, memory, rotation, runtime, telemetry
-from . import dataset as datasets
+from . import feedback, memory
+from . import offer as offers
 from .address import parse
+from .bench import Finished
 from .commands import Ended, Orders, Recent, Told
 from .conversation import (
     Acknowledged,
+    Allow,
+    Amended,
     Beat,
     Commit,
     Connected,
@@ -36,63 +36,71 @@ from .conversation import (
     Failed,
     Fetch,
     Fetched,
+    FetchFresh,
     Hold,
     Keep,
+    Lasting,
     Noticed,
     Output,
-    Progressed,
     Publish,
     Received,
+    Save,
     Settle,
-    Steered,
+    Stop,
+    TakeFresh,
     Tick,
     Train,
     Trained,
 )
-from .dataset import Dataset
+from .data.keeper import Found, Spoiled
 from .download import Blobs
-from .errors import Refused, Unreachable, UsageError
-from .home import Home
-from .identity import Identity, forget
-from .link import Acked, Broker, Down, Incoming, Link, Up
+from .duty import Duty, Judged
+from .errors import UsageError
+from .identity import Identity
+from .link import Acked, Broker, Denied, Down, Incoming, Link, Up
+from .service import Notifier
 from .session import Session
 from .settings import Settings
 from .spool import Spool
-from .workshop import Finished, Workshop
+from .status import StatusFile
+from .workshop import Workshop
 
 INBOX = 1000  # messages waiting for the main loop; more are dropped, for the conversation repeats itself
-LONGEST_NAP = 60.0  # seconds
-STATUS = "status.json"
 
 log = logging.getLogger(__name__)
 
 
 class Agent:
-    """Wires spool, session, link and workshop. ``run`` returns when :meth:`stop` was called."""
+    """Wires spool, session, link, data, workshop and orders. ``run`` returns when :meth:`stop` was called, or when an
+    order ends it: see :attr:`orders` for what is to be done then."""
 
-    def __init__(self, settings: Settings, identity: Identity, recent: Recent) -> None:
+    def __init__(self, settings: Settings, identity: Identity, recent: Recent, notifier: Notifier) -> None:
         if settings.data is None:
-            raise UsageError(
-                f'no training data is set: put data = "file.npz" into {settings.home / "agent.toml"}'
-            )
+            raise UsageError(f'no training data is set: put data = "file.npz" into {settings.home / "agent.toml"}')
         self._settings = settings
         self._identity = identity
         self._boot = secrets.token_hex(4)
         self._started = time.monotonic()
         self._stopping = False
         self._inbox: queue.SimpleQueue[object] = queue.SimpleQueue()
-        dataset = datasets.load(settings.data)
-        self._spool = Spool(settings.home)
+        self._notifier = notifier
+        self._spool = Spool(settings.home, settings.spool_bytes)
         authority = settings.home / identity.authority if identity.authority else None
-        address = parse(settings.url or identity.url, authority)
-        self._blobs = Blobs(settings.home / "blobs", settings.cache_bytes, address, identity.device, identity.secret)
-        self._orders = Orders(settings.home, address, recent, self._inbox.put)
+        self._address = parse(settings.url or identity.url, authority)
+        self._duty = Duty(settings, settings.data, offers.backend(settings), self._started, self._inbox.put)
+        self.orders = Orders(settings.home, self._address, recent, self._inbox.put)
+        self._blobs = Blobs(
+            settings.home / "blobs", settings.cache_bytes, self._address, identity.device, identity.secret
+        )
+        pace = settings.pace / settings.conditions.cpu_share
         self._workshop = Workshop(
             self._blobs,
-            dataset,
-            settings.backend,
+            self._duty.gate,
+            self._spool.checkpoints,
+            self._duty.backend,
             settings.threads,
-            settings.pace,
+            pace,
+            settings.checkpoint_seconds,
             self._inbox.put,
         )
         broker = Broker(
@@ -105,29 +113,18 @@ class Agent:
         )
         chance = Random()  # noqa: S311  # jitter, no secrets
         self._link = Link(broker, self._boot, chance, self._from_link)
-        self._session = Session(
-            _offer(settings, dataset),
-            self._boot,
-            settings.heartbeat or identity.heartbeat,
-            chance,
-            self._spool.load(),
-            time.monotonic(),
-        )
+        beats, room = settings.heartbeat or identity.heartbeat, settings.spool_bytes // 2
+        self._session = Session(None, self._boot, beats, chance, self._spool.load(), time.monotonic(), room)
+        self._status = StatusFile(settings.home)
+        self._told: str | None = None  # why the coordinator had no work
+        self._cause: str | None = None  # why there is no connection
+        self._step: int | None = None
+        self._phases: dict[str, float] = {}  # seconds that the last of each took
 
     def stop(self) -> None:
         """Safe to call from a signal handler."""
         self._stopping = True
         self._inbox.put(Tick())
-
-    @property
-    def restart(self) -> bool:
-        """Whether a new process is to take this one's place."""
-        return self._orders.restart
-
-    @property
-    def forgotten(self) -> bool:
-        """Whether the device is to forget who it is."""
-        return self._orders.forgotten
 
     def run(self) -> None:
         log.info(
@@ -136,20 +133,26 @@ class Agent:
         memory.give_back()
         self._workshop.open()
         self._link.open()
-        self._handle(Steered(self._orders.paused))
+        self._duty.open()
+        self._notifier.ready()
         try:
-            while not self._stopping and not self._orders.stopping:
+            while not self._stopping and not self.orders.stopping:
                 self._tell_damage()
+                self._look()
                 event = self._event(self._next())
                 if event is not None:
                     self._handle(event)
-                for tag, result in self._orders.untold() if self._session.connected else ():
+                if isinstance(event, Trained):
+                    self._workshop.taken(event.assignment)
+                for tag, result in self.orders.untold() if self._session.connected else ():
                     self._link.publish("result", result, tag)
         finally:
+            if not self.orders.restart:
+                self._notifier.stopping()
             self._workshop.close()
+            self._duty.close()
             self._link.close()
             self._spool.close()
-            self._write_status(None)
             log.info("stopped")
 
     def _from_link(self, happened: object) -> None:
@@ -157,7 +160,7 @@ class Agent:
             self._inbox.put(happened)
 
     def _next(self) -> object:
-        nap = min(max(self._session.wake_at - time.monotonic(), 0.0), LONGEST_NAP)
+        nap = max(min(self._session.wake_at, self._duty.look_at) - time.monotonic(), 0.0)
         try:
             return self._inbox.get(timeout=nap)
         except queue.Empty:
@@ -177,38 +180,55 @@ class Agent:
         match happened:
             case Up():
                 log.info("connected host=%s port=%d", self._identity.broker_host, self._identity.broker_port)
-                self._orders.connected()
+                self._cause = None
+                self.orders.connected()
+                self._heard(Judged(True))
                 return Connected()
-            case Down():
-                self._write_status(None)
+            case Down(cause):
+                self._cause = cause
                 return Disconnected()
+            case Denied():
+                self._duty.denied(self._address, self._identity)
+            case Judged(False) if self._session.connected:
+                pass  # asked with the secret before this one: the broker has let us in since
+            case Found() | Spoiled() | Judged():
+                self._heard(happened)
             case Incoming(topic, payload, retained):
                 message = self._decoded(topic, payload)
                 if isinstance(message, Command):
-                    self._orders.take(message, self._identity)
-                    return Steered(self._orders.paused)
+                    self.orders.take(message, self._identity)
+                    self._duty.look_at = time.monotonic()  # it may have been told to pause, or to resume
+                    return None
+                if isinstance(message, Assignment | Retry):
+                    self._told = message.reason if isinstance(message, Retry) else None
                 return None if message is None else Received(message, retained)
             case Acked():
                 tag: Any = self._link.delivered(happened)
                 if isinstance(tag, Told):
-                    self._orders.delivered(tag)
+                    self.orders.delivered(tag)
                     return None
                 return None if tag is None else Acknowledged(tag)
-            case Ended(_, _, _, changed):
-                self._orders.ended(happened)
-                if changed is not None:
-                    self._identity = changed
-                    self._blobs.reauthenticate(changed.secret)
-                    self._link.reauthenticate(changed.secret)
-                return None
+            case Ended():
+                self._ended(happened)
             case Finished():
                 return self._encoded(happened)
-            case Fetched() | Progressed() | Tick():
-                return happened
             case Failed(assignment, kind, reason):
                 log.warning("%s assignment=%s cause=%r", kind, assignment, reason)
                 return happened
-        raise TypeError(f"nobody reports {type(happened).__name__}")
+            case _ if isinstance(happened, Event):
+                if isinstance(happened, Fetched):
+                    self._phases["download"] = happened.seconds
+                return happened
+            case _:
+                raise TypeError(f"nobody reports {type(happened).__name__}")
+        return None
+
+    def _ended(self, order: Ended) -> None:
+        self.orders.ended(order)
+        if order.identity is not None:
+            self._identity = order.identity
+            self._blobs.reauthenticate(self._identity.secret)
+            self._link.reauthenticate(self._identity.secret)
 
     def _decoded(self, topic: str, payload: bytes) -> Message | None:
         try:
@@ -228,6 +248,7 @@ class Agent:
         # Here and not in the workshop's thread: a receipt may change the residual at any time.
         assignment, result = done.assignment, done.result
         coding = assignment.plan.coding
+        started = time.monotonic()
         try:
             # Nobody but feedback holds the residual, which drops it as soon as it can.
             body, left = feedback.encode(
@@ -235,8 +256,9 @@ class Agent:
             )
         except ProtocolError as error:
             return Failed(assignment.id, "training-failed", str(error))
+        self._phases |= {"train": result.seconds, "encode": time.monotonic() - started}
         slim = evolve(result, difference={})
-        return Trained(assignment.id, slim, done.shape_epoch, body, done.region_text, left)
+        return Trained(assignment.id, slim, done.shape_epoch, body, done.region_text, left, done.checkpoint)
 
     def _do(self, output: Output) -> None:
         match output:
@@ -244,8 +266,27 @@ class Agent:
                 self._link.publish(leaf, payload, tag)
             case Fetch(assignment):
                 self._workshop.fetch(assignment)
-            case Train(assignment):
-                self._workshop.train(assignment)
+            case FetchFresh(assignment, fresh):
+                self._workshop.fetch_fresh(assignment, fresh)
+            case Train(assignment, commits):
+                self._workshop.train(assignment, commits, self._spool.checkpoint(assignment.id))
+            case Allow(name, commit):
+                self._workshop.allow(name, commit)
+            case Amended(name, plan):
+                self._workshop.amend(name, plan)
+            case TakeFresh(name, fresh):
+                self._workshop.merge(name, fresh)
+            case Stop(name, reason):
+                log.info("ended assignment=%s cause=%r", name, reason)
+                self._workshop.stop(name)
+            case Beat():
+                self._beat(output)
+            case _:
+                self._persist(output)
+
+    def _persist(self, output: Lasting) -> None:
+        """It is on disk when this returns."""
+        match output:
             case Hold(assignment):
                 self._spool.hold(assignment)
                 plan = assignment.plan
@@ -253,116 +294,93 @@ class Agent:
                     "assigned assignment=%s run=%s version=%d width=%g steps=%d batch=%d",
                     *(assignment.id, assignment.run, assignment.version, plan.width, plan.steps, plan.batch),
                 )
-            case Drop():
-                self._spool.drop()
-            case Commit(update, body, region, residual):
-                self._spool.commit(update, body, region, residual)
+            case Drop(finished):
+                self._spool.drop(finished)
+            case Commit(update, body, region, residual, checkpoint):
+                self._spool.commit(update, body, region, residual, checkpoint)
                 memory.give_back()
                 log.info(
-                    "committed assignment=%s bytes=%d samples=%d loss=%.4f accuracy=%.4f seconds=%.3f",
-                    *(update.assignment, update.size, update.samples, update.loss, update.accuracy),
-                    update.timings.train,
+                    "committed assignment=%s commit=%d bytes=%d samples=%d loss=%.4f accuracy=%.4f seconds=%.3f",
+                    *(*update.key, update.size, update.samples, update.loss, update.accuracy, update.timings.train),
                 )
+            case Save(checkpoint):
+                self._spool.save(checkpoint)
+                log.debug("saved assignment=%s step=%d", checkpoint.assignment, checkpoint.position.step)
             case Settle(update, give_back):
                 self._spool.settle(update, give_back)
-                log.info(
-                    "settled assignment=%s outcome=%s", update.assignment, "unused" if give_back else "stored"
-                )
+                outcome = "unused" if give_back else "stored"
+                log.info("settled assignment=%s commit=%d outcome=%s", *update.key, outcome)
             case Keep(number, event):
                 self._spool.keep(number, event)
                 log.warning("event kind=%s text=%r", event.kind, event.text)
             case Discard(number):
                 self._spool.discard(number)
-            case Beat():
-                self._beat(output)
             case _:
                 assert_never(output)
 
     def _beat(self, beat: Beat) -> None:
-        reading = telemetry.read(self._settings.home)
+        self._step = beat.step
+        if beat.upload is not None:
+            self._phases["upload"] = beat.upload
         report = Telemetry(
             boot=self._boot,
             uptime=time.monotonic() - self._started,
-            state=beat.state,
+            state=self._state,
             assignment=beat.assignment,
             step=beat.step,
-            load=reading.load,
-            temperature=reading.temperature,
-            memory=reading.memory,
-            memory_free=reading.memory_free,
-            disk_free=reading.disk_free,
             spool=beat.spool,
             training=self._workshop.training,
             since=beat.since,
+            cpu=self._duty.board.cpu(),
+            goodput=beat.goodput,
+            phases=self._phases or None,
+            waiting=self._reason and self._reason[:2000],
+            **self._duty.measured(),
         )
         self._link.publish("telemetry", encode(report))
-        self._write_status(beat)
+        self._tell_status()
 
-    def _write_status(self, beat: Beat | None) -> None:
-        """For ``shoal-agent status``; None while there is no connection."""
-        status = {
-            "pid": os.getpid(),
-            "written": time.time(),
-            "connected": beat is not None,
-            "state": beat.state if beat else self._session.state,
-            "step": beat.step if beat else None,
+    # Whether there is anything in the way of work.
+
+    def _look(self) -> None:
+        """Every pass of the main loop comes here; systemd hears that we live."""
+        now = time.monotonic()
+        if now < self._duty.look_at:
+            return
+        self._duty.look(now)
+        self._follow()
+        self._notifier.alive(f"{self._state}: {self._reason}" if self._reason else self._state)
+
+    def _heard(self, found: Found | Spoiled | Judged) -> None:
+        event = self._duty.heard(found)
+        self._workshop.dataset = self._duty.loaded.training if self._duty.loaded else None
+        if event is not None:
+            self._handle(Noticed(event))
+        self._follow()
+
+    def _follow(self) -> None:
+        """Offer what the duty says, or nothing."""
+        if self._duty.offer is not self._session.offer:
+            self._session.offer = self._duty.offer
+            self._handle(Tick())
+        self._tell_status()
+
+    @property
+    def _state(self) -> str:
+        return self._duty.state or self._session.state
+
+    @property
+    def _reason(self) -> str | None:
+        """Why no work is done: what is in the way here, or else what the coordinator said."""
+        return self._duty.reason or (self._told if self._session.state == "idle" else None)
+
+    def _tell_status(self) -> None:
+        connected, state = self._session.connected, self._state
+        passing = {
+            "reason": self._reason,
+            "step": self._step,
             "training": self._workshop.training,
+            "board": self._duty.measured(),
         }
-        path = self._settings.home / STATUS
-        try:
-            temporary = path.with_suffix(".tmp")
-            temporary.write_text(json.dumps(status))
-            temporary.replace(path)
-        except OSError as error:
-            log.warning("status-not-written cause=%r", error.strerror)
-
-
-def run(settings: Settings, identity: Identity) -> None:
-    """Be the agent until SIGTERM or SIGINT."""
-    memory.be_frugal()
-    recent = Recent()
-    logging.getLogger().addHandler(recent)
-    with Home(settings.home):
-        agent = Agent(settings, _settled(settings, identity), recent)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: agent.stop())
-        agent.run()
-        if agent.forgotten:
-            forget(settings.home)
-            log.info("decommissioned: enrol this device again to use it")
-    if agent.restart:
-        os.execv(sys.executable, sys.orig_argv)  # noqa: S606  # this very program
-
-
-def _settled(settings: Settings, identity: Identity) -> Identity:
-    """The identity once a rotation that was cut short is over."""
-    if not rotation.unfinished(settings.home):
-        return identity
-    authority = settings.home / identity.authority if identity.authority else None
-    try:
-        return rotation.rotate(settings.home, identity, parse(settings.url or identity.url, authority))
-    except (Unreachable, Refused) as error:
-        log.warning("rotation-unfinished cause=%s", error)
-        return identity
-
-
-def _offer(settings: Settings, dataset: Dataset) -> CheckIn:
-    """What every check-in of this process says."""
-    backends = runtime.backends()
-    if settings.backend is not None and settings.backend not in backends:
-        there = ", ".join(backends) or "none"
-        raise UsageError(f"the backend {settings.backend!r} is not installed, there is: {there}")
-    if not backends:
-        raise UsageError("no training runtime is installed: install the extra shoal[agent]")
-    return CheckIn(
-        id="0",
-        protocol=PROTOCOL,
-        agent=__version__,
-        runtime=settings.backend or backends[0],
-        features=FEATURES,
-        samples=len(dataset),
-        input=dataset.input,
-        classes=dataset.classes,
-        held=None,
-        unsent=(),
-    )
+        facts = {"connected": connected, "state": state, "cause": self._cause, "told": self._told, **self._duty.facts()}
+        self._status.write(facts, passing)

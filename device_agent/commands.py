@@ -16,12 +16,13 @@ from typing import Any
 
 from attrs import asdict, define, frozen
 
+from protocol.commands import Command, CommandResult
 from protocol.errors import ProtocolError
-from protocol.messages import Command, CommandResult
 from protocol.wire import encode
 
 from .address import Address
 from .errors import AgentError, HomeError, Refused, Unreachable
+from .home import pause, resume
 from .identity import Identity, write_durably
 from .rotation import rotate
 
@@ -83,8 +84,7 @@ class Recent(logging.Handler):
 class Orders:
     """Commands of one agent. ``report`` takes :class:`Ended` from other threads; all else is the main loop's.
 
-    ``paused`` holds until a command takes it back; ``restart`` and ``forgotten`` are what the agent has to do once it
-    has stopped.
+    ``restart`` and ``forgotten`` are what the agent has to do once it has stopped.
     """
 
     def __init__(self, home: Path, address: Address, recent: Recent, report: Callable[[object], None]) -> None:
@@ -93,7 +93,6 @@ class Orders:
         self._recent = recent
         self._report = report
         self._results: dict[str, _Result] = {}
-        self.paused = False
         self.restart = False
         self.forgotten = False
         self._load()
@@ -154,10 +153,18 @@ class Orders:
     # -- the commands --------------------------------------------------------------------------------------------
 
     def _pause(self, result: _Result, _: Identity) -> None:
-        self.paused, result.state = True, "done"
+        self._rest(result, pause)
 
     def _resume(self, result: _Result, _: Identity) -> None:
-        self.paused, result.state = False, "done"
+        self._rest(result, resume)
+
+    def _rest(self, result: _Result, wanted: Callable[[Path], None]) -> None:
+        """As ``shoal-agent pause`` and ``resume`` do."""
+        try:
+            wanted(self._home)
+            result.state = "done"
+        except HomeError as error:
+            result.state, result.text = "failed", str(error)[:2000]
 
     def _restart(self, result: _Result, _: Identity) -> None:
         # Told by the process that comes after: that it is told is the proof.
@@ -214,7 +221,6 @@ class Orders:
     def _load(self) -> None:
         try:
             saved: dict[str, Any] = json.loads((self._home / NAME).read_text())
-            self.paused = bool(saved["paused"])
             results = [_Result(**one) for one in saved["results"]]
         except FileNotFoundError:
             return
@@ -228,7 +234,7 @@ class Orders:
             self._results[result.id] = result
 
     def _save(self) -> None:
-        saved = {"paused": self.paused, "results": [asdict(result) for result in self._results.values()]}
+        saved = {"results": [asdict(result) for result in self._results.values()]}
         try:
             write_durably(self._home / NAME, json.dumps(saved).encode())
         except HomeError as error:

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from attrs import field, frozen
 
-from protocol.messages import Assignment, DeviceEvent, Message, Update
+from protocol.messages import Assignment, DeviceEvent, Fresh, Merge, Message, Plan, Update
 
 from .outbox import Tag
+from .position import Checkpoint
 from .trainer import LocalResult
 
 
 @frozen
 class Saved:
-    """What the spool remembers of earlier processes. ``events`` by number, ``finished`` oldest first."""
+    """What the spool remembers of earlier processes. ``events`` by number, ``finished`` oldest first.
+
+    Of the assignment held ``commits`` commits have been made.
+    """
 
     held: Assignment | None = None
+    commits: int = 0
     updates: tuple[tuple[Update, bytes], ...] = ()
     events: dict[int, DeviceEvent] = field(factory=dict)
     finished: tuple[str, ...] = ()
@@ -66,9 +71,10 @@ class Progressed:
 
 @frozen
 class Trained:
-    """Training is over and encoded: ``body`` carries it, ``region`` and ``residual`` are for the spool.
+    """A commit is encoded: ``body`` carries it, ``region``, ``residual`` and ``checkpoint`` are for the spool.
 
-    ``residual`` is the run's residual from now on, None if nothing is left over.
+    ``residual`` is the run's residual from now on, None if nothing is left over. ``checkpoint`` is where training
+    stands after the commit, None after the last one.
     """
 
     assignment: str
@@ -77,6 +83,62 @@ class Trained:
     body: bytes = field(repr=False)
     region: str = field(repr=False)
     residual: bytes | None = field(repr=False)
+    checkpoint: Checkpoint | None = None
+
+
+@frozen
+class Checkpointed:
+    """The files of a checkpoint are written."""
+
+    assignment: str
+    checkpoint: Checkpoint
+
+
+@frozen
+class Asked:
+    """Training has come to the plan's refresh point, at ``step`` within commit ``commit``."""
+
+    assignment: str
+    commit: int
+    step: int
+    version: int
+
+
+@frozen
+class FreshFetched:
+    """The fresh model is here: ``size`` bytes came over the wire in ``seconds``."""
+
+    assignment: str
+    version: int
+    seconds: float
+    size: int
+
+
+@frozen
+class FreshFailed:
+    """The fresh model cannot be had or is of no use; training goes on without it."""
+
+    assignment: str
+    version: int
+    reason: str
+
+
+@frozen
+class Merged:
+    """A fresh model became part of training; the next commit tells of it."""
+
+    assignment: str
+    merge: Merge
+
+
+@frozen
+class Refused:
+    """Training cannot follow the amended ``plan``: it ``kept`` to the one it had."""
+
+    assignment: str
+    plan: Plan
+    kept: Plan
+    reason: str
 
 
 @frozen
@@ -93,13 +155,6 @@ class Noticed:
     """Something outside the session that a person should read later."""
 
     event: DeviceEvent
-
-
-@frozen
-class Steered:
-    """From now on no new work is wanted, or it is again."""
-
-    paused: bool
 
 
 @frozen
@@ -126,7 +181,48 @@ class Fetch:
 
 @frozen
 class Train:
+    """Train from where the spool's checkpoint is, which ``commits`` commits have told of, or from the start."""
+
     assignment: Assignment
+    commits: int
+
+
+@frozen
+class Allow:
+    """Commits up to number ``commit`` may be made."""
+
+    assignment: str
+    commit: int
+
+
+@frozen
+class Amended:
+    """From the next batch on this is the plan."""
+
+    assignment: str
+    plan: Plan
+
+
+@frozen
+class FetchFresh:
+    assignment: Assignment
+    fresh: Fresh
+
+
+@frozen
+class TakeFresh:
+    """It is in the cache: merge it at the next batch."""
+
+    assignment: str
+    fresh: Fresh
+
+
+@frozen
+class Stop:
+    """Nothing more is wanted of this assignment: fetch and train no further."""
+
+    assignment: str
+    reason: str
 
 
 @frozen
@@ -138,17 +234,30 @@ class Hold:
 
 @frozen
 class Drop:
-    """Spool: it no longer works on any."""
+    """Spool: it no longer works on any. ``finished``: one that must never be trained again, for commits of it exist."""
+
+    finished: str | None = None
 
 
 @frozen
 class Commit:
-    """Spool, in one transaction: the update, the run's new residual, and no assignment any more."""
+    """Spool, in one transaction: the update, the run's new residual, and where training stands.
+
+    With the last commit (``checkpoint`` None) there is no assignment any more.
+    """
 
     update: Update
     body: bytes = field(repr=False)
     region: str = field(repr=False)
     residual: bytes | None = field(repr=False)
+    checkpoint: Checkpoint | None = None
+
+
+@frozen
+class Save:
+    """Spool: where training stands."""
+
+    checkpoint: Checkpoint
 
 
 @frozen
@@ -176,13 +285,18 @@ class Discard:
 
 @frozen
 class Beat:
-    """Send telemetry. ``spool``: bytes without a receipt; ``since``: seconds since the first assignment."""
+    """Send telemetry. ``spool``: bytes without a receipt; ``since``: seconds since the first assignment.
+
+    ``goodput`` of uploads in bytes/s, ``upload``: seconds the last one took.
+    """
 
     state: str
     assignment: str | None
     step: int | None
     spool: int
     since: float
+    goodput: float | None = None
+    upload: float | None = None
 
 
 Event = (
@@ -192,10 +306,16 @@ Event = (
     | Acknowledged
     | Fetched
     | Progressed
+    | Asked
+    | FreshFetched
+    | FreshFailed
+    | Merged
+    | Refused
+    | Checkpointed
     | Trained
     | Failed
     | Noticed
-    | Steered
     | Tick
 )
-Output = Publish | Fetch | Train | Hold | Drop | Commit | Settle | Keep | Discard | Beat
+Lasting = Hold | Drop | Commit | Save | Settle | Keep | Discard
+Output = Publish | Fetch | FetchFresh | Train | Allow | Amended | TakeFresh | Stop | Beat | Lasting

@@ -1,10 +1,7 @@
-"""The device's own training data, which never leaves it: ``x`` [n, ...] and ``y`` [n] in an ``.npz`` file."""
+"""Samples and labels as training takes them."""
 
 from __future__ import annotations
 
-import zipfile
-import zlib
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,14 +17,18 @@ MAX_CLASSES = 1_000_000
 
 @frozen(eq=False)
 class Dataset:
-    """``x`` stays float32 or uint8: images as float32 would take four times the memory."""
+    """``x`` stays float32 or uint8: images as float32 would take four times the memory.
+
+    ``rows``: the samples that count, None for all; a view costs no copy of ``x``, which may be a mapped file.
+    """
 
     x: NDArray[Any]
     y: NDArray[np.int32]
     classes: int
+    rows: NDArray[np.intp] | None = None
 
     def __len__(self) -> int:
-        return len(self.y)
+        return len(self.y if self.rows is None else self.rows)
 
     @property
     def input(self) -> tuple[int, ...]:
@@ -36,35 +37,17 @@ class Dataset:
 
     def batch(self, indices: NDArray[np.intp]) -> tuple[Array, NDArray[np.int32]]:
         """Samples as float32 [b, ...] (uint8 scaled to 0..1) and their labels [b]."""
+        if self.rows is not None:
+            indices = self.rows[indices]
         x = self.x[indices]
         if x.dtype == np.uint8:
             x = np.multiply(x, np.float32(1 / 255), dtype=np.float32)
         return x, self.y[indices]
 
-
-def load(path: Path) -> Dataset:
-    """Read and check ``path``; DataError says in one sentence what is wrong with it."""
-    try:
-        file = np.load(path, allow_pickle=False)
-        if not isinstance(file, np.lib.npyio.NpzFile):
-            raise DataError(f"{path} is a single array, expected an .npz file with the arrays x and y")
-        with file:
-            missing = [name for name in ("x", "y") if name not in file.files]
-            if missing:
-                there = ", ".join(file.files) or "nothing"
-                raise DataError(f"{path} has no array {missing[0]!r} (there is {there}), expected x and y")
-            x, y = file["x"], file["y"]
-            classes = file["classes"] if "classes" in file.files else None
-    except DataError:
-        raise
-    except FileNotFoundError as error:
-        raise DataError(f"the data file {path} does not exist") from error
-    except (OSError, ValueError, EOFError, SyntaxError, zipfile.BadZipFile, zlib.error, MemoryError) as error:
-        raise DataError(f"{path} cannot be read as an .npz file: {error}") from error
-    try:
-        return checked(x, y, classes)
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from error
+    def histogram(self) -> tuple[int, ...]:
+        """Samples of each class."""
+        y = self.y if self.rows is None else self.y[self.rows]
+        return tuple(np.bincount(y, minlength=self.classes).tolist())
 
 
 def checked(x: NDArray[Any], y: NDArray[Any], classes: NDArray[Any] | None = None) -> Dataset:

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 
+def printable(text: str) -> str:
+    """Without what neither a message nor a terminal takes: file names and labels may hold any bytes."""
+    return text.encode(errors="replace").decode().replace("\0", "?")
+
+
 class AgentError(Exception):
     exit_code = 1
 
@@ -27,6 +32,9 @@ class DataError(AgentError, ValueError):
     """The training data cannot be used."""
 
     exit_code = 5
+
+    def __init__(self, text: str) -> None:
+        super().__init__(printable(text))
 
 
 class Unreachable(AgentError):

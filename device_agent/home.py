@@ -1,4 +1,4 @@
-"""The agent's home belongs to one process at a time."""
+"""The agent's home: one agent at a time, and what its owner and its other commands leave in it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import IO
 from .errors import HomeError
 
 LOCK = "agent.lock"
+PAUSED = "paused"
+"""Exists while the device is to rest: its owner said so here, or a command from the coordinator."""
 
 
 class Home:
@@ -50,3 +52,23 @@ def running(home: Path) -> bool:
     except OSError:
         pass
     return False
+
+
+def paused(home: Path) -> bool:
+    """Whether the device is to rest; so it stays over restarts."""
+    return (home / PAUSED).exists()
+
+
+def pause(home: Path) -> None:
+    """Let the device rest until :func:`resume`: no check-in, and training stands still from the next batch on."""
+    try:
+        (home / PAUSED).touch()
+    except OSError as error:
+        raise HomeError(f"{home / PAUSED} cannot be written: {error.strerror}") from error
+
+
+def resume(home: Path) -> None:
+    try:
+        (home / PAUSED).unlink(missing_ok=True)
+    except OSError as error:
+        raise HomeError(f"{home / PAUSED} cannot be removed: {error.strerror}") from error

@@ -125,10 +125,12 @@ def enrol(home: Path, url: str, token: Token, name: str, capability: Capability)
 
 def forget(home: Path) -> None:
     """Nothing is left of who this device was, of what it trained, and of where; its settings and data stay."""
-    for pattern in ("identity.json", "enrolment.json", "rotation.json", "commands.json", "authority.pem", "spool*"):
-        for path in home.glob(pattern):
-            path.unlink(missing_ok=True)
-    shutil.rmtree(home / "blobs", ignore_errors=True)
+    for name in ("identity", "enrolment", "rotation", "commands", "status"):
+        (home / f"{name}.json").unlink(missing_ok=True)
+    for path in (home / "authority.pem", home / "paused", *home.glob("spool*")):
+        path.unlink(missing_ok=True)
+    for folder in ("blobs", "checkpoint"):
+        shutil.rmtree(home / folder, ignore_errors=True)
 
 
 def make_home(home: Path) -> None:

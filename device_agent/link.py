@@ -38,7 +38,16 @@ class Up:
 
 @frozen
 class Down:
-    pass
+    """There is no connection; ``cause``: why none could be made."""
+
+    cause: str | None = None
+
+
+@frozen
+class Denied:
+    """The broker does not let this device in."""
+
+    cause: str
 
 
 @frozen(eq=False)
@@ -69,7 +78,7 @@ class Broker:
 
 
 class Link:
-    """Reports :class:`Up`, :class:`Down`, :class:`Incoming` and :class:`Acked` through ``report``.
+    """Reports :class:`Up`, :class:`Down`, :class:`Denied`, :class:`Incoming` and :class:`Acked` through ``report``.
 
     ``report`` is called from other threads and must not block. ``boot`` names this process: the client id is
     device.boot.counter, because some brokers do not evict a half-open twin.
@@ -133,6 +142,7 @@ class Link:
                 log.warning(
                     "broker-unreachable host=%s port=%d cause=%s", self._broker.host, self._broker.port, error
                 )
+                self._report(Down(str(error)))
             if connection.was_up:
                 wait = FIRST_WAIT
             limit = REFUSED_WAIT if connection.refused else LONGEST_WAIT
@@ -195,6 +205,7 @@ class _Connection:
         if reason.is_failure:
             self.refused = True
             log.warning("broker-refused host=%s cause=%s", self._broker.host, reason)
+            self._report(Denied(str(reason)))
             return
         status = topics.STATUS
         client.subscribe(

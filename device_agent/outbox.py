@@ -6,7 +6,8 @@
 | receipt ``missing``                    | send these chunks, a window at a time                             |
 | the broker acknowledges a chunk        | the next chunk; the link's goodput is measured                    |
 | a final receipt                        | the update is done; announce the next                             |
-| silence for 15 s (backing off to 60 s) | announce again, the next one first if several wait                |
+| silence for 15 s (backing off to 60 s) | announce again, the next assignment's first if several wait; the  |
+|                                        | commits of one assignment never overtake each other               |
 | connection or coordinator came back    | announce again: the receipt lists what is still missing           |
 """
 
@@ -75,7 +76,7 @@ class Outbox:
 
     @property
     def assignments(self) -> tuple[str, ...]:
-        return tuple(upload.update.assignment for upload in self._queue)
+        return tuple(dict.fromkeys(upload.update.assignment for upload in self._queue))
 
     @property
     def size(self) -> int:
@@ -133,8 +134,10 @@ class Outbox:
         if now < self._due:
             return []
         self._patience = min(2 * self._patience, PATIENCE_LIMIT)
-        # The next one gets its turn: an update nobody answers must not hold up the others for ever.
-        self._queue.append(self._queue.pop(0))
+        # The next one gets its turn: an update nobody answers must not hold up the others for ever. The commits of
+        # one assignment stay in order, for each builds on the one before.
+        first = self._queue[0].update.assignment
+        self._queue.sort(key=lambda upload: upload.update.assignment == first)
         return self._announce(now)
 
     def _restart(self, now: float) -> list[Piece]:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from attrs import asdict, evolve
 
-from protocol.messages import NextSecret
+from protocol.commands import NextSecret
 from protocol.wire import encode
 
 from .address import Address

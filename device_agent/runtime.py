@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -44,8 +44,12 @@ class ArtifactError(ValueError):
 
 
 def backends() -> list[str]:
-    """The runtimes that are installed, the preferred one first, NumPy last; nothing is imported to find out."""
-    return [name for name, module in MODULES.items() if importlib.util.find_spec(module.partition(".")[0])]
+    """The runtimes that can be used, the preferred one first, NumPy last; nothing is imported to find out.
+
+    tflite-runtime 2.14 was built against NumPy 1: under NumPy 2 it imports, and fails when it is used.
+    """
+    there = [name for name, module in MODULES.items() if importlib.util.find_spec(module.partition(".")[0])]
+    return [name for name in there if name != "tflite" or int(np.__version__.partition(".")[0]) < 2]
 
 
 @frozen
@@ -160,9 +164,16 @@ class TrainStep(_Loaded):
             name: slot.shape for name, slot in self._inputs.items() if name not in known and not name.startswith(states)
         }
         """Shape of every further input of a step; those of shape [1] take a number."""
+        self.remembers = bool(self._speeds)
+        """Whether it has momentum."""
 
-    def load(self, weights: Mapping[str, Array], anchor: Mapping[str, Array] | None = None) -> None:
-        """Take the weights to work with, and set momentum to zero.
+    def load(
+        self,
+        weights: Mapping[str, Array],
+        anchor: Mapping[str, Array] | None = None,
+        momentum: Mapping[str, Array] | None = None,
+    ) -> None:
+        """Take the weights to work with and their ``momentum``, by default zero.
 
         ``anchor`` is what a proximal term pulls towards, by default the weights themselves. ValueError unless names
         and shapes are those of :attr:`shapes`.
@@ -171,8 +182,9 @@ class TrainStep(_Loaded):
         for name in self._weights:
             if f"anchor/{name}" in self._inputs:
                 self._set(f"anchor/{name}", (anchor or weights)[name])
-        for slot in self._speeds.values():
-            self._interpreter.set_tensor(slot.index, np.zeros(slot.shape, np.float32))
+        for name, slot in self._speeds.items():
+            speed = np.zeros(slot.shape, np.float32) if momentum is None else momentum[name]
+            self._interpreter.set_tensor(slot.index, np.ascontiguousarray(speed, np.float32))
 
     def step(
         self,
@@ -186,8 +198,34 @@ class TrainStep(_Loaded):
 
         ``options`` holds a value for each of :attr:`options`. Labels must lie in 0 … classes-1; that is not checked.
         """
+        self._run(x, y, sample_weight, learning_rate, options or {})
+        interpreter = self._interpreter
+        for new, old in self._feedback:
+            # A view, gone before the next invoke, which it would forbid: one copy instead of two.
+            interpreter.set_tensor(old, interpreter.tensor(new)())
+        correct = float(self._get("correct")[0]) if "correct" in self._outputs else 0.0
+        return StepResult(float(self._get("loss_sum")[0]), correct, self._get("squared_gradient"), self._found())
+
+    def loss(
+        self,
+        x: NDArray[Any],
+        y: NDArray[Any],
+        sample_weight: NDArray[Any],
+        options: Mapping[str, float | NDArray[Any]] | None = None,
+    ) -> float:
+        """Σ sw·loss of a batch; weights and momentum stay as they are."""
+        self._run(x, y, sample_weight, 0.0, options or {})
+        return float(self._get("loss_sum")[0])
+
+    def _run(
+        self,
+        x: NDArray[Any],
+        y: NDArray[Any],
+        sample_weight: NDArray[Any],
+        learning_rate: float,
+        given: Mapping[str, float | NDArray[Any]],
+    ) -> None:
         self._require_weights()
-        given = options or {}
         if given.keys() != self.options.keys():
             odd = ", ".join(sorted(given.keys() ^ self.options.keys())[:3])
             raise ValueError(f"the options differ from the artifact's: {odd} stand on one side only")
@@ -197,18 +235,25 @@ class TrainStep(_Loaded):
         self._set("learning_rate", np.full(1, learning_rate, np.float32))
         for name, value in given.items():
             self._set(name, np.broadcast_to(np.asarray(value), self.options[name]))
-        interpreter = self._interpreter
-        interpreter.invoke()
-        for new, old in self._feedback:
-            # A view, gone before the next invoke, which it would forbid: one copy instead of two.
-            interpreter.set_tensor(old, interpreter.tensor(new)())
-        correct = float(self._get("correct")[0]) if "correct" in self._outputs else 0.0
-        return StepResult(float(self._get("loss_sum")[0]), correct, self._get("squared_gradient"), self._found())
+        self._interpreter.invoke()
 
     def weights(self) -> Weights:
         """Copies of the weights as they are now."""
         self._require_weights()
         return {name: self._interpreter.get_tensor(slot.index) for name, slot in self._weights.items()}
+
+    def states(self) -> Iterator[Array]:
+        """Weights, then momentum: copies, one tensor at a time, in the order of :attr:`shapes`."""
+        self._require_weights()
+        for slot in (*self._weights.values(), *(self._speeds[name] for name in self._weights if self._speeds)):
+            yield self._interpreter.get_tensor(slot.index)
+
+    def change(self, new: Callable[[str, Array], Array]) -> None:
+        """Replace every weight by ``new(name, weight)``, one tensor at a time."""
+        self._require_weights()
+        for name, slot in self._weights.items():
+            value = new(name, self._interpreter.get_tensor(slot.index))
+            self._interpreter.set_tensor(slot.index, np.ascontiguousarray(value, np.float32))
 
     def _found(self) -> Weights:
         names = [name for name in self._outputs if name.startswith("statistic/") or name == "cut_gradient"]

@@ -2,7 +2,8 @@
 
 No clock, socket, file or chance of its own: :meth:`Session.handle` takes what happened and the time, and
 returns what is to be done, in order. What must survive a power cut (:class:`Hold`, :class:`Drop`,
-:class:`Commit`, :class:`Settle`, :class:`Keep`, :class:`Discard`) is on disk before the outputs after it.
+:class:`Commit`, :class:`Save`, :class:`Settle`, :class:`Keep`, :class:`Discard`) is on disk before the outputs
+after it.
 
 | what happened                    | what follows                                                            |
 |----------------------------------|-------------------------------------------------------------------------|
@@ -13,13 +14,16 @@ returns what is to be done, in order. What must survive a power cut (:class:`Hol
 | assignment already finished here | its update is announced again; check in later                           |
 | retry, answers our check-in      | check in again after that many seconds                                  |
 | an answer to another check-in    | nothing                                                                 |
-| both blobs fetched               | train                                                                   |
 | fetching or training failed      | drop the assignment, tell why, check in later (5 s, backing off to 300) |
-| trained                          | commit to the spool, announce the update, check in at once              |
+| a commit is trained              | commit to the spool, announce the update; after the last check in at    |
+|                                  | once, otherwise training has long gone on                               |
+| anything else about the          | see :mod:`device_agent.work`: training, checkpoints, fresh models,      |
+| assignment in hand               | amended plans                                                           |
+| amend without a plan             | stop, drop the assignment, keep what is unsent, check in at once        |
 | receipt, final                   | forget the update; unless stored, it goes back into the residual        |
+| refused, expired or unknown      | also drop the rest of that assignment, if it is in hand                 |
 | coordinator says offline         | nothing is sent for about a minute, or until it says online             |
 | coordinator says it is back      | within 2 s announce again, and repeat a check-in without answer         |
-| told to pause                    | no check-in until told to resume; what is in hand is finished           |
 | heartbeat is due                 | beat                                                                    |
 """
 
@@ -27,102 +31,94 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from attrs import define, evolve
+from attrs import evolve
 
 from protocol.errors import ProtocolError
 from protocol.messages import (
+    Amend,
+    Ask,
     Assignment,
     CheckIn,
     DeviceEvent,
-    Lineage,
+    Fresh,
     Message,
     Progress,
     Receipt,
     Retry,
     Status,
-    Timings,
-    Update,
 )
-from protocol.transfer import described
 from protocol.wire import encode
 
+from .check_ins import CheckIns
 from .conversation import (
     Acknowledged,
+    Asked,
     Beat,
+    Checkpointed,
     Commit,
     Connected,
-    Discard,
     Disconnected,
     Drop,
     Event,
     Failed,
     Fetch,
     Fetched,
+    FreshFailed,
+    FreshFetched,
     Hold,
-    Keep,
+    Merged,
     Noticed,
     Output,
     Progressed,
     Publish,
     Received,
+    Refused,
     Saved,
     Settle,
-    Steered,
+    Stop,
     Tick,
-    Train,
     Trained,
 )
+from .journal import Journal
 from .outbox import Chance, Outbox, Piece, Tag
+from .work import Work
 
-ANSWER, ANSWER_LIMIT = 10.0, 60.0  # seconds to wait for the answer to a check-in
-SETBACK, SETBACK_LIMIT = 5.0, 300.0  # seconds before the next check-in after a failure
 RETURN = 2.0  # seconds over which the fleet spreads when the coordinator comes back
-PROGRESS = 2.0  # seconds between two progress messages
 WAITING = 4  # updates without a receipt; no new work while there are more
-EVENTS = 50  # events kept while offline; the oldest give way
+LIMIT = 32 << 20  # bytes of them, the same
+FINAL = ("refused", "expired", "unknown")  # receipts that end an assignment
 FINISHED = 64  # assignments remembered as finished
 QUIET = 60.0  # seconds that an offline coordinator is left alone
 RETRY_LIMIT = 86400.0  # seconds
 
 
-@define
-class _Work:
-    """The assignment in hand. ``state`` is held (not begun in this process), fetching or training."""
-
-    assignment: Assignment
-    state: str
-    step: int | None = None
-    told: float = -math.inf
-    download: float = 0.0
-    bytes_down: int = 0
-
-
 class Session:
-    """``offer``: the check-in to send, but for its id, held and unsent; ids are ``<boot>.<counter>``."""
+    """``offer``: the check-in to send, but for its id, held and unsent; ids are ``<boot>.<counter>``. It may be
+    replaced at any time; while it is None the device asks for no work.
+
+    While updates of ``limit`` bytes or more wait, no new work is begun and no commit made but the last of an
+    assignment.
+    """
 
     def __init__(
-        self, offer: CheckIn, boot: str, heartbeat: float, rng: Chance, saved: Saved, now: float
-    ) -> None:
-        self._offer = offer
-        self._boot = boot
+        self, offer: CheckIn | None, boot: str, heartbeat: float, rng: Chance, saved: Saved, now: float,
+        limit: int = LIMIT,
+    ) -> None:  # fmt: skip
+        self.offer = offer
+        self._limit = limit
         self._heartbeat = heartbeat
         self._rng = rng
-        self._work = _Work(saved.held, "held") if saved.held else None
+        self._work = Work(saved.held, "held", saved.commits) if saved.held else None
         self._outbox = Outbox(rng, saved.updates)
-        self._events = dict(saved.events)
-        self._event_number = max(saved.events, default=0)
+        self._journal = Journal(saved.events)
+        self._ask: Ask | None = None  # could not be sent yet
         self._finished = deque(saved.finished, maxlen=FINISHED)
         self._connected = False
-        self._paused = False
         self._quiet_until = -math.inf  # the coordinator has said that it is offline
-        self._counter = 0
-        self._pending: str | None = None  # the check-in that waits for its answer
-        self._check_in_at = now
-        self._answer = ANSWER
-        self._setbacks = 0
+        self._check_ins = CheckIns(boot, rng, now)
         self._beat_at = now
         self._first_assignment: float | None = None
         self._out: list[Output] = []
@@ -133,7 +129,7 @@ class Session:
 
     @property
     def state(self) -> str:
-        return self._work.state if self._work else "paused" if self._paused else "idle"
+        return self._work.state if self._work else "idle"
 
     @property
     def assignment(self) -> Assignment | None:
@@ -149,7 +145,7 @@ class Session:
         """When a :class:`Tick` is due at the latest; infinite while there is no connection."""
         if not self._connected:
             return math.inf
-        check_in = self._check_in_at if self._wants_work else math.inf
+        check_in = self._check_ins.due_at if self._wants_work else math.inf
         talk = min(check_in, self._outbox.wake_at if self._outbox.reachable else -math.inf)
         return min(self._beat_at, max(talk, self._quiet_until))
 
@@ -157,6 +153,8 @@ class Session:
         """What is to be done about ``event``, in this order."""
         self._out = []
         _HANDLERS[type(event)](self, event, now)
+        if self._work is not None:
+            self._out += self._work.allowance(self._room)
         return self._out
 
     # The link.
@@ -164,9 +162,11 @@ class Session:
     def _connected_now(self, _: Connected, now: float) -> None:
         self._connected = True
         self._quiet_until = -math.inf
-        self._forget_check_in(now)
-        for number, event in self._events.items():
-            self._publish("event", event, number)
+        self._check_ins.forget(now)
+        self._out += self._journal.repeat()
+        if self._ask is not None and self._work is not None and self._work.id == self._ask.assignment:
+            self._publish("ask", self._ask)
+        self._ask = None
         self._beat_at = now
         self._tick(Tick(), now)
 
@@ -177,17 +177,23 @@ class Session:
     def _acknowledged(self, event: Acknowledged, now: float) -> None:
         if isinstance(event.tag, Tag):
             self._pieces(self._outbox.acknowledged(event.tag, now))
-        elif self._events.pop(event.tag, None) is not None:
-            self._out.append(Discard(event.tag))
+        else:
+            self._out += self._journal.told(event.tag)
 
     def _received(self, event: Received, now: float) -> None:
         match event.message:
             case Assignment() as assignment:
                 self._assigned(assignment, now)
-            case Retry() as retry:
-                self._told_to_wait(retry, now)
+            case Retry(check_in=check_in, seconds=seconds):
+                if self._check_ins.expects(check_in):
+                    self._check_ins.rest(now, min(seconds, RETRY_LIMIT))
             case Receipt() as receipt:
                 self._receipt(receipt, now)
+            case Amend() as amend:
+                self._amend(amend, now)
+            case Fresh() as fresh:
+                if self._work is not None and self._work.id == fresh.assignment:
+                    self._out += self._work.offered(fresh)
             case Status() as status:
                 self._coordinator(status, event.retained, now)
 
@@ -196,132 +202,125 @@ class Session:
             return  # what we assume anyway
         # Offline, but not for ever: the word may be that of a connection long gone. Back online, it may have
         # missed what we said, and the whole fleet is about to repeat itself.
-        quiet = self._jittered(QUIET) if status.state == "offline" else self._rng.uniform(0, RETURN)
+        quiet = QUIET * self._rng.uniform(0.75, 1.25) if status.state == "offline" else self._rng.uniform(0, RETURN)
         self._quiet_until = now + quiet
         self._outbox.close()
-        self._forget_check_in(now)
-
-    def _forget_check_in(self, now: float) -> None:
-        """Its answer cannot come any more: ask again as soon as possible."""
-        if self._pending is not None:
-            self._rest(now, 0)
+        self._check_ins.forget(now)
 
     # Work.
 
     @property
+    def _room(self) -> bool:
+        """Whether one more update may wait."""
+        return len(self._outbox) < WAITING and self._outbox.size < self._limit
+
+    @property
     def _wants_work(self) -> bool:
-        return not self._paused and (self._work is None or self._work.state == "held") and len(self._outbox) < WAITING
+        free = self._work is None or self._work.state == "held"
+        return free and self.offer is not None and self._room
 
     def _check_in(self, now: float) -> None:
-        self._counter += 1
-        self._pending = f"{self._boot}.{self._counter}"
-        self._check_in_at = now + self._jittered(self._answer)
-        self._answer = min(2 * self._answer, ANSWER_LIMIT)
-        held = self._work.assignment.id if self._work else None
-        offer = evolve(self._offer, id=self._pending, held=held, unsent=self._outbox.assignments)
+        assert self.offer is not None
+        held = self._work.id if self._work else None
+        offer = evolve(self.offer, id=self._check_ins.next(now), held=held, unsent=self._outbox.assignments)
         self._publish("check-in", offer)
 
-    def _steered(self, event: Steered, now: float) -> None:
-        self._paused = event.paused
-        self._tick(Tick(), now)
-
-    def _told_to_wait(self, retry: Retry, now: float) -> None:
-        if retry.check_in == self._pending:
-            self._rest(now, min(retry.seconds, RETRY_LIMIT))
-
-    def _rest(self, now: float, seconds: float) -> None:
-        self._pending, self._answer = None, ANSWER
-        self._check_in_at = now + seconds
-
     def _assigned(self, assignment: Assignment, now: float) -> None:
-        if assignment.check_in != self._pending:
+        if not self._check_ins.expects(assignment.check_in):
             return
-        if assignment.id in self._outbox.assignments or assignment.id in self._finished:
+        held = self._work
+        again = held is not None and held.id == assignment.id
+        if assignment.id in self._finished or (assignment.id in self._outbox.assignments and not again):
             # Training it again could end in other bytes under the same key.
-            self._rest(now, self._jittered(SETBACK))
+            self._check_ins.pause(now)
             self._pieces(self._outbox.open(now))
             return
-        if self._work is not None and self._work.assignment.id != assignment.id:
-            held = self._work.assignment.id
+        if held is not None and again and held.commits >= assignment.plan.commits:
+            self._end(held, "its commits have all been made", now)
+            return
+        if held is not None and not again:
             self._tell(
-                "assignment-dropped", f"assignment {held} was held since a restart, but other work was given"
+                "assignment-dropped", f"assignment {held.id} was held since a restart, but other work was given"
             )
+            self._out.append(self._dropped(held))
         if self._first_assignment is None:
             self._first_assignment = now
-        self._pending, self._answer = None, ANSWER
-        self._work = _Work(assignment, "fetching")
+        self._check_ins.answered()
+        self._work = Work(assignment, "fetching", held.commits if held is not None and again else 0)
         self._out += [Hold(assignment), Fetch(assignment)]
 
-    def _fetched(self, event: Fetched, now: float) -> None:
-        work = self._working_on(event.assignment, "fetching")
-        if work is None:
-            return
-        work.state, work.download, work.bytes_down = "training", event.seconds, event.size
-        self._out.append(Train(work.assignment))
+    def _worked(self, event: Any, now: float) -> None:
+        """Something happened to the assignment in hand, if it still is."""
+        if self._work is not None and self._work.id == event.assignment:
+            self._carry_out(self._work.handle(event, now))
 
-    def _progressed(self, event: Progressed, now: float) -> None:
-        work = self._working_on(event.assignment, "training")
-        if work is None:
+    def _carry_out(self, outcomes: Iterable[Output | Message]) -> None:
+        for outcome in outcomes:
+            match outcome:
+                case Ask() if not self._connected:
+                    self._ask = outcome
+                case Ask():
+                    self._publish("ask", outcome)
+                case Progress():
+                    self._publish("progress", outcome)
+                case DeviceEvent():
+                    self._note(outcome)
+                case Message():
+                    raise TypeError(f"nobody sends {type(outcome).__name__}")
+                case _:
+                    self._out.append(outcome)
+
+    def _amend(self, amend: Amend, now: float) -> None:
+        work = self._work
+        if work is None or work.id != amend.assignment or work.outdated(amend):
             return
-        work.step = event.step
-        if event.step == 0 or now - work.told >= PROGRESS:
-            work.told = now
-            self._publish("progress", Progress(assignment=event.assignment, step=event.step, loss=event.loss))
+        if amend.plan is None or amend.plan.commits <= work.commits:
+            self._end(work, amend.reason, now)
+        else:
+            self._carry_out(work.amend(amend.plan))
+
+    def _end(self, work: Work, reason: str, now: float) -> None:
+        """Nothing more is wanted of it."""
+        self._work = None
+        self._out += [Stop(work.id, reason), self._dropped(work)]
+        self._check_ins.rest(now, 0)
+        self._tick(Tick(), now)
+
+    def _dropped(self, work: Work) -> Drop:
+        if work.begun is not None:
+            self._finished.append(work.begun)
+        return Drop(work.begun)
 
     def _failed(self, event: Failed, now: float) -> None:
-        if self._work is None or self._work.assignment.id != event.assignment:
+        work = self._work
+        if work is None or work.id != event.assignment:
             return
         self._work = None
-        self._out.append(Drop())
-        self._tell(event.kind, f"assignment {event.assignment}: {event.reason}"[:2000])
-        wait = min(SETBACK * 2**self._setbacks, SETBACK_LIMIT)
-        self._setbacks = min(self._setbacks + 1, 10)
-        self._rest(now, self._jittered(wait))
+        self._out += [Stop(work.id, event.reason), self._dropped(work)]
+        self._tell(event.kind, f"assignment {event.assignment}: {event.reason}")
+        self._check_ins.fail(now)
 
     def _trained(self, event: Trained, now: float) -> None:
-        work = self._working_on(event.assignment, "training")
-        if work is None:
+        work = self._work
+        if work is None or work.id != event.assignment or work.state != "training":
             return
         try:
-            update = self._update(work, event)
+            update = work.update(event, self._outbox.last_upload, self._outbox.goodput)
         except ProtocolError as error:
             self._failed(Failed(event.assignment, "training-failed", str(error)), now)
             return
-        self._work = None
-        self._setbacks = 0
-        self._finished.append(event.assignment)
-        self._out.append(Commit(update, event.body, event.region, event.residual))
+        work.committed()
+        self._check_ins.succeed()
+        checkpoint = None if update.last else event.checkpoint
+        self._out.append(Commit(update, event.body, event.region, event.residual, checkpoint))
+        if update.last:
+            if not event.result.last:
+                self._out.append(Stop(work.id, "its last commit was made"))
+            self._work = None
+            self._finished.append(event.assignment)
+            self._check_ins.rest(now, 0)
         self._pieces(self._outbox.add(update, event.body, now))
-        self._check_in_at = now
         self._tick(Tick(), now)
-
-    def _update(self, work: _Work, event: Trained) -> Update:
-        assignment, result = work.assignment, event.result
-        update = Update(
-            assignment=assignment.id,
-            commit=1,
-            run=assignment.run,
-            lineage=Lineage(version=assignment.version, shape_epoch=event.shape_epoch),
-            samples=result.samples,
-            steps=result.steps,
-            loss=result.loss,
-            accuracy=result.accuracy,
-            squared_gradient=result.squared_gradient,
-            squared_gradient_peak=result.squared_gradient_peak,
-            timings=Timings(download=work.download, train=result.seconds, upload=self._outbox.last_upload),
-            bytes_down=work.bytes_down,
-            coding=assignment.plan.coding,
-            size=len(event.body),
-            sha256="0" * 64,
-            chunk=0,
-        )
-        update = described(update, event.body, self._outbox.goodput)
-        encode(update)  # too long a message is found out now, not after it was committed
-        return update
-
-    def _working_on(self, assignment: str, state: str) -> _Work | None:
-        work = self._work
-        return work if work and work.assignment.id == assignment and work.state == state else None
 
     # Updates and events.
 
@@ -334,21 +333,19 @@ class Session:
                     "update-replaced", f"the coordinator has other bytes for assignment {update.assignment}"
                 )
         self._pieces(pieces)
+        work = self._work
+        if update is not None and receipt.state in FINAL and work is not None and work.id == receipt.assignment:
+            self._end(work, receipt.reason or receipt.state, now)
         self._tick(Tick(), now)
 
     def _noticed(self, event: Noticed, now: float) -> None:
-        self._tell(event.event.kind, event.event.text)
+        self._note(event.event)
 
     def _tell(self, kind: str, text: str) -> None:
-        if len(self._events) >= EVENTS:
-            oldest = min(self._events)
-            del self._events[oldest]
-            self._out.append(Discard(oldest))
-        self._event_number += 1
-        event = DeviceEvent(kind=kind, text=text)
-        self._events[self._event_number] = event
-        self._out.append(Keep(self._event_number, event))
-        self._publish("event", event, self._event_number)
+        self._note(DeviceEvent(kind=kind, text=text[:2000]))
+
+    def _note(self, event: DeviceEvent) -> None:
+        self._out += self._journal.note(event, send=self._connected)
 
     # Time.
 
@@ -357,29 +354,21 @@ class Session:
             return
         if now >= self._quiet_until:
             self._pieces(self._outbox.tick(now) if self._outbox.reachable else self._outbox.open(now))
-            if self._wants_work and now >= self._check_in_at:
+            if self._wants_work and now >= self._check_ins.due_at:
                 self._check_in(now)
         if now >= self._beat_at:
             self._beat_at = now + self._heartbeat
             self._out.append(self._beat(now))
 
     def _beat(self, now: float) -> Beat:
-        work = self._work
+        name, step = (self._work.id, self._work.step) if self._work else (None, None)
         since = 0.0 if self._first_assignment is None else now - self._first_assignment
-        return Beat(
-            self.state,
-            work.assignment.id if work else None,
-            work.step if work else None,
-            self._outbox.size,
-            since,
-        )
+        goodput, upload = self._outbox.goodput, self._outbox.last_upload
+        return Beat(self.state, name, step, self._outbox.size, since, goodput, upload)
 
-    def _jittered(self, seconds: float) -> float:
-        return seconds * self._rng.uniform(0.75, 1.25)
-
-    def _publish(self, leaf: str, message: Message, tag: int | None = None) -> None:
+    def _publish(self, leaf: str, message: Message) -> None:
         if self._connected:
-            self._out.append(Publish(leaf, encode(message), tag))
+            self._out.append(Publish(leaf, encode(message)))
 
     def _pieces(self, pieces: list[Piece]) -> None:
         self._out += [Publish(piece.leaf, piece.payload, piece.tag) for piece in pieces]
@@ -390,11 +379,11 @@ _HANDLERS: dict[type, Callable[[Session, Any, float], None]] = {
     Disconnected: Session._disconnected,
     Received: Session._received,
     Acknowledged: Session._acknowledged,
-    Fetched: Session._fetched,
-    Failed: Session._failed,
-    Progressed: Session._progressed,
+    **dict.fromkeys(
+        (Fetched, Progressed, Asked, FreshFetched, FreshFailed, Merged, Refused, Checkpointed), Session._worked
+    ),
     Trained: Session._trained,
+    Failed: Session._failed,
     Noticed: Session._noticed,
-    Steered: Session._steered,
     Tick: Session._tick,
 }

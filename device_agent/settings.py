@@ -1,9 +1,11 @@
-"""Settings: ``agent.toml`` in the agent's home, overridden by the environment's ``SHOAL_AGENT_<NAME>``."""
+"""Settings: ``agent.toml`` in the agent's home, overridden by the environment's ``SHOAL_AGENT_<NAME>``.
+
+A setting of a table is ``SHOAL_AGENT_<TABLE>_<NAME>``, e.g. ``SHOAL_AGENT_CONDITIONS_TEMPERATURE``.
+"""
 
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 import tomllib
@@ -11,12 +13,24 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from attrs import frozen
+from attrs import Attribute, field, fields, frozen, resolve_types
 
+from .conditions import Conditions
+from .data.source import Source
 from .errors import HomeError, UsageError
+from .setting import from_text, read, setting
 
 PREFIX = "SHOAL_AGENT_"
+TOKEN = PREFIX + "TOKEN"
 LOG_LEVELS = ("debug", "info", "warning", "error")
+BACKENDS = ("litert", "tflite", "numpy")
+
+
+@frozen(kw_only=True)
+class Privacy:
+    """Settings ``[privacy]``. ``label_histogram``: the coordinator may know how many samples each class has."""
+
+    label_histogram: bool = setting(False)
 
 
 @frozen(kw_only=True)
@@ -24,36 +38,30 @@ class Settings:
     """``heartbeat`` in seconds (None: what the coordinator asked for), ``cache_bytes`` for downloaded blobs.
 
     ``pace`` ≥ 1 stretches every training step to that multiple of its own time, so that a fast machine can
-    stand in for a slow board. ``url`` overrides the coordinator's address of the enrolment.
+    stand in for a slow board. ``checkpoint_seconds`` lie between two checkpoints of training, the spool takes at most
+    ``spool_bytes``. ``url`` overrides the coordinator's address of the enrolment. ``data`` is a path or the table
+    ``[data]``.
     """
 
     home: Path
-    url: str | None = None
-    data: Path | None = None
-    heartbeat: float | None = None
-    threads: int = 1
-    backend: str | None = None
-    cache_bytes: int = 256 << 20
-    pace: float = 1.0
-    log_level: str = "info"
+    url: str | None = setting()
+    data: Source | None = field(default=None)
+    heartbeat: float | None = setting(None, 0.1, 86400)
+    threads: int = setting(1, 1, 64)
+    backend: str | None = setting(None, one_of=BACKENDS)
+    cache_bytes: int = setting(256 << 20, 1 << 20, 1 << 50)
+    pace: float = setting(1.0, 1, 1000)
+    checkpoint_seconds: float = setting(60.0, 0.05, 86400)
+    spool_bytes: int = setting(64 << 20, 1 << 20, 1 << 40)
+    log_level: str = setting("info", one_of=LOG_LEVELS)
+    log_format: str = setting("text", one_of=("text", "json"))
+    log_file: Path | None = field(default=None)
+    privacy: Privacy = field(factory=Privacy)
+    conditions: Conditions = field(factory=Conditions)
 
 
-_KINDS: dict[str, type] = {
-    "url": str,
-    "data": str,
-    "heartbeat": float,
-    "threads": int,
-    "backend": str,
-    "cache_bytes": int,
-    "pace": float,
-    "log_level": str,
-}
-_RANGES: dict[str, tuple[float, float]] = {
-    "heartbeat": (0.1, 86400),
-    "threads": (1, 64),
-    "cache_bytes": (1 << 20, 1 << 50),
-    "pace": (1, 1000),
-}
+KNOWN = tuple(attribute.name for attribute in fields(Settings) if attribute.name != "home")
+TABLES: dict[str, type] = {"data": Source, "privacy": Privacy, "conditions": Conditions}
 
 
 def default_home() -> Path:
@@ -64,12 +72,18 @@ def load(home: Path | None = None, environ: Mapping[str, str] | None = None) -> 
     """Settings of the agent in ``home``; UsageError names a key that is unknown or out of range."""
     environ = os.environ if environ is None else environ
     home = home or Path(environ.get(PREFIX + "HOME") or default_home())
-    values = _from_file(home / "agent.toml") | _from_environment(environ)
-    for name, value in values.items():
-        _check(name, value)
-    if "data" in values:
-        values["data"] = home / values["data"]
-    return Settings(home=home, **values)
+    path = home / "agent.toml"
+    values = _from_file(path)
+    if isinstance(values.get("data"), str):
+        values["data"] = {"path": values["data"]}
+    for table, name, value in _from_environment(environ):
+        within = values.setdefault(table, {}) if table else values
+        if isinstance(within, dict):
+            within[name] = value
+    for table, cls in TABLES.items():
+        if isinstance(values.get(table), dict):
+            values[table] = read(cls, values[table], table, str(path), home)
+    return read(Settings, values, "", str(path), home, home=home)
 
 
 def remember(home: Path, values: Mapping[str, str]) -> None:
@@ -87,44 +101,49 @@ def remember(home: Path, values: Mapping[str, str]) -> None:
         raise HomeError(f"{path} cannot be written: {error.strerror}") from error
 
 
+def has_table(home: Path, name: str) -> bool:
+    """Whether ``agent.toml`` has a table ``[name]``, beside which no value of that name may stand."""
+    return isinstance(_from_file(home / "agent.toml").get(name), dict)
+
+
 def _from_file(path: Path) -> dict[str, Any]:
     try:
-        values = tomllib.loads(path.read_text())
+        return tomllib.loads(path.read_text())
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is not valid TOML: {error}") from error
     except OSError as error:
         raise HomeError(f"{path} cannot be read: {error.strerror}") from error
-    unknown = sorted(values.keys() - _KINDS.keys())
-    if unknown:
-        raise UsageError(f"{path} has the unknown setting {unknown[0]!r}, known are {', '.join(_KINDS)}")
-    return {name: float(v) if _KINDS[name] is float and type(v) is int else v for name, v in values.items()}
 
 
-def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for variable, text in environ.items():
-        if not variable.startswith(PREFIX) or variable == PREFIX + "HOME":
+def _from_environment(environ: Mapping[str, str]) -> list[tuple[str, str, Any]]:
+    """(table, name, value) of every variable; ``SHOAL_AGENT_DATA`` is the path of the data."""
+    found: list[tuple[str, str, Any]] = []
+    known = _variables()
+    for variable, text in sorted(environ.items()):
+        if not variable.startswith(PREFIX) or variable in (PREFIX + "HOME", TOKEN):
             continue
-        name = variable.removeprefix(PREFIX).lower()
-        if name not in _KINDS:
+        if variable == PREFIX + "DATA":
+            found.append(("data", "path", text))
+        elif variable in known:
+            table, attribute = known[variable]
+            found.append((table, attribute.name, from_text(attribute, text, variable)))
+        else:
             raise UsageError(
-                f"the environment variable {variable} names no setting, known are {', '.join(_KINDS)}"
+                f"the environment variable {variable} names no setting, known are {', '.join(KNOWN)}"
             )
-        try:
-            values[name] = _KINDS[name](text)
-        except ValueError as error:
-            raise UsageError(f"{variable} is {text!r}, expected {_KINDS[name].__name__}") from error
-    return values
+    return found
 
 
-def _check(name: str, value: Any) -> None:
-    kind = type(value)
-    if kind is not _KINDS[name]:
-        raise UsageError(f"setting {name} is {value!r}, expected {_KINDS[name].__name__}")
-    low, high = _RANGES.get(name, (-math.inf, math.inf))
-    if name in _RANGES and not low <= value <= high:
-        raise UsageError(f"setting {name} is {value}, expected {low:g} to {high:g}")
-    if name == "log_level" and value not in LOG_LEVELS:
-        raise UsageError(f"setting log_level is {value!r}, expected one of {', '.join(LOG_LEVELS)}")
+def _variables() -> dict[str, tuple[str, Attribute[Any]]]:
+    """Every variable there is, with the table and the field it sets."""
+    found = {
+        f"{PREFIX}{table}_{attribute.name}".upper(): (table, attribute)
+        for table, cls in TABLES.items()
+        for attribute in fields(resolve_types(cls))
+    }
+    for attribute in fields(resolve_types(Settings)):
+        if attribute.name not in ("home", *TABLES):
+            found[f"{PREFIX}{attribute.name}".upper()] = "", attribute
+    return found

@@ -1,6 +1,10 @@
 """What must survive a power cut: SQLite in WAL mode with a full fsync at every commit.
 
 One writer, the agent's main thread. Each method is one transaction: all of it is on disk, or none.
+
+It is capped: half of the limit is for updates without a receipt, which are never evicted (the session makes no more
+of them while that half is full), the other for what training needs. There the residuals of other runs give way to
+the checkpoint, those used longest ago first, then that of the run in hand.
 """
 
 from __future__ import annotations
@@ -17,14 +21,17 @@ from protocol.errors import ProtocolError
 from protocol.messages import Assignment, DeviceEvent, Update
 from protocol.wire import decode, encode
 
+from .checkpoint import Checkpoints
 from .conversation import Saved
 from .errors import HomeError
 from .feedback import give_back
+from .position import Checkpoint
 
 NAME = "spool.db"
+LIMIT = 64 << 20  # bytes
 RUNS = 4  # residuals kept, those used last
 FINISHED = 64  # finished assignments remembered
-VERSION = 1
+VERSION = 2
 
 _SCHEMA = """
 CREATE TABLE assignment (number INTEGER PRIMARY KEY CHECK (number = 1), text BLOB NOT NULL);
@@ -36,16 +43,27 @@ CREATE TABLE residual (number INTEGER PRIMARY KEY, run TEXT NOT NULL UNIQUE, ten
 CREATE TABLE event (number INTEGER PRIMARY KEY, text BLOB NOT NULL);
 CREATE TABLE finished (number INTEGER PRIMARY KEY, assignment TEXT NOT NULL UNIQUE);
 """
+_CHECKPOINT = """
+CREATE TABLE checkpoint (
+    number INTEGER PRIMARY KEY CHECK (number = 1), assignment TEXT NOT NULL, commits INTEGER NOT NULL,
+    bytes INTEGER NOT NULL, text BLOB NOT NULL
+);
+"""
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 T = TypeVar("T")
 
 
 class Spool:
-    """The spool in ``home``. ``damage``: a sentence about what was lost, None if nothing was."""
+    """The spool in ``home``, of ``limit`` bytes. ``damage``: a sentence about what was lost, None if nothing was.
 
-    def __init__(self, home: Path) -> None:
+    ``checkpoints`` are the files that the spool's checkpoint names.
+    """
+
+    def __init__(self, home: Path, limit: int = LIMIT) -> None:
         self._path = home / NAME
+        self._half = limit // 2
+        self.checkpoints = Checkpoints(home, self._half)
         self.damage: str | None = None
         with _clearly(self._path):
             connection = _open(self._path)
@@ -65,12 +83,15 @@ class Spool:
     def load(self) -> Saved:
         """Everything earlier processes left. What cannot be read is dropped and named in ``damage``."""
         with self._transaction():
+            commits, checkpoint = self._checkpointed()
             held = list(self._readable("assignment", "text", lambda text: decode(Assignment, text)))
             updates = list(self._readable("outgoing", "header, body", _outgoing))
             events = dict(self._readable("event", "text", lambda text: decode(DeviceEvent, text)))
             finished = list(self._readable("finished", "assignment", str))
+        self.checkpoints.clear(checkpoint.files if checkpoint else ())
         return Saved(
             held=held[0][1] if held else None,
+            commits=commits,
             updates=tuple(update for _, update in updates),
             events=events,
             finished=tuple(assignment for _, assignment in finished),
@@ -79,10 +100,23 @@ class Spool:
     def hold(self, assignment: Assignment) -> None:
         with self._transaction() as db:
             db.execute("INSERT OR REPLACE INTO assignment VALUES (1, ?)", (encode(assignment),))
+            db.execute("DELETE FROM checkpoint WHERE assignment <> ?", (assignment.id,))
 
-    def drop(self) -> None:
+    def drop(self, finished: str | None = None) -> None:
+        """No assignment any more; ``finished`` is one of which commits exist."""
         with self._transaction() as db:
             db.execute("DELETE FROM assignment")
+            db.execute("DELETE FROM checkpoint")
+            if finished is not None:
+                self._finish(finished)
+        self.checkpoints.clear(())
+
+    def checkpoint(self, assignment: str) -> Checkpoint | None:
+        """Where training of the assignment stands, None if it has not got that far."""
+        with _clearly(self._path):
+            query = "SELECT text FROM checkpoint WHERE assignment = ?"
+            row = self._connection.execute(query, (assignment,)).fetchone()
+        return decode(Checkpoint, row[0]) if row else None
 
     def residual(self, run: str) -> bytes | None:
         """The residual of ``run`` in the tensors format, None if nothing is owed."""
@@ -94,21 +128,33 @@ class Spool:
             with self._connection.blobopen("residual", "tensors", row[0], readonly=True) as blob:
                 return blob.read()
 
-    def commit(self, update: Update, body: bytes, region: str, residual: bytes | None) -> None:
-        """The update is finished: it, the run's new residual, and no assignment any more."""
+    def commit(
+        self, update: Update, body: bytes, region: str, residual: bytes | None, checkpoint: Checkpoint | None = None
+    ) -> None:
+        """A commit is made: the update, the run's new residual, and where training goes on.
+
+        Without ``checkpoint`` it was the last one: there is no assignment any more.
+        """
         with self._transaction() as db:
             db.execute(
                 "INSERT INTO outgoing (assignment, commit_number, run, header, region, body)"
                 " VALUES (?, ?, ?, ?, ?, ?)",
                 (*update.key, update.run, encode(update), region, body),
             )
-            db.execute("DELETE FROM assignment")
-            db.execute("INSERT OR REPLACE INTO finished (assignment) VALUES (?)", (update.assignment,))
-            db.execute(
-                "DELETE FROM finished WHERE number <= (SELECT MAX(number) FROM finished) - ?",
-                (FINISHED,),
-            )
             self._owe(update.run, residual)
+            if checkpoint is not None:
+                self._save(checkpoint)
+            else:
+                db.execute("DELETE FROM assignment")
+                db.execute("DELETE FROM checkpoint")
+                self._finish(update.assignment)
+        self._clear(checkpoint)
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Training stands here by now."""
+        with self._transaction():
+            self._save(checkpoint)
+        self._clear(checkpoint)
 
     def settle(self, update: Update, returned: bool) -> None:
         """Forget the update; if ``returned``, what it carried is owed again."""
@@ -135,6 +181,55 @@ class Spool:
         with self._transaction() as db:
             db.execute("DELETE FROM event WHERE number = ?", (number,))
 
+    def _save(self, checkpoint: Checkpoint) -> None:
+        size = sum(file.size for file in checkpoint.files)
+        self._connection.execute(
+            "INSERT OR REPLACE INTO checkpoint VALUES (1, ?, ?, ?, ?)",
+            (checkpoint.assignment, checkpoint.position.commit, size, encode(checkpoint)),
+        )
+        self._make_room()
+
+    def _make_room(self) -> None:
+        """The residuals used longest ago go until the rest and the checkpoint fit into their half."""
+        db = self._connection
+        (used,) = db.execute("SELECT COALESCE(SUM(bytes), 0) FROM checkpoint").fetchone()
+        sizes = db.execute("SELECT number, LENGTH(tensors) FROM residual ORDER BY number DESC").fetchall()
+        for number, size in sizes:
+            used += size
+            if used > self._half:
+                db.execute("DELETE FROM residual WHERE number = ?", (number,))
+
+    def _finish(self, assignment: str) -> None:
+        db = self._connection
+        db.execute("INSERT OR REPLACE INTO finished (assignment) VALUES (?)", (assignment,))
+        db.execute("DELETE FROM finished WHERE number <= (SELECT MAX(number) FROM finished) - ?", (FINISHED,))
+
+    def _clear(self, checkpoint: Checkpoint | None) -> None:
+        """Files that the checkpoint has replaced go; later ones may just be written."""
+        if checkpoint is None:
+            self.checkpoints.clear(())
+        else:
+            self.checkpoints.clear(checkpoint.files, before=checkpoint.weights.number)
+
+    def _checkpointed(self) -> tuple[int, Checkpoint | None]:
+        """The commits made of the assignment held, and its checkpoint.
+
+        If that cannot be read although there were commits, the assignment cannot go on either.
+        """
+        db = self._connection
+        row = db.execute("SELECT assignment, commits, text FROM checkpoint").fetchone()
+        if row is None:
+            return 0, None
+        try:
+            return int(row[1]), decode(Checkpoint, row[2])
+        except ProtocolError as error:
+            self.damage = f"where training of {row[0]} stood cannot be read: {error}"
+            db.execute("DELETE FROM checkpoint")
+            if row[1]:
+                db.execute("DELETE FROM assignment")
+                self._finish(row[0])
+            return 0, None
+
     def _owe(self, run: str, residual: bytes | None) -> None:
         db = self._connection
         db.execute("DELETE FROM residual WHERE run = ?", (run,))
@@ -145,6 +240,7 @@ class Spool:
                 " (SELECT number FROM residual ORDER BY number DESC LIMIT ?)",
                 (RUNS,),
             )
+            self._make_room()
 
     def _readable(self, table: str, columns: str, read: Callable[..., T]) -> Iterator[tuple[int, T]]:
         """Rows of one of our tables by number; a row that cannot be read is deleted."""
@@ -204,8 +300,9 @@ def _open(path: Path) -> sqlite3.Connection | None:
             connection.close()
             return None
         (version,) = connection.execute("PRAGMA user_version").fetchone()
-        if version == 0:
-            connection.executescript(f"BEGIN IMMEDIATE;{_SCHEMA}PRAGMA user_version = {VERSION};COMMIT;")
+        steps = (_SCHEMA, _CHECKPOINT)[version:]
+        if version < VERSION:
+            connection.executescript(f"BEGIN IMMEDIATE;{''.join(steps)}PRAGMA user_version = {VERSION};COMMIT;")
         elif version != VERSION:
             raise HomeError(
                 f"{path} was written by a newer agent (format {version}, this one knows {VERSION})"

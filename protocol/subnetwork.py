@@ -15,7 +15,7 @@ from itertools import accumulate
 from typing import Any
 
 import numpy as np
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 from numpy.typing import NDArray
 
 from .errors import ProtocolError, listed, shown
@@ -114,12 +114,32 @@ def groups(layout: Layout) -> dict[str, int]:
     return found
 
 
-def nested(layout: Layout, width: float) -> Subnetwork:
-    """The subnetwork of the first ⌈width·C⌉ channels of every hidden group; ``width`` in (0, 1]."""
+def nested(layout: Layout, width: float, roll: int = 0) -> Subnetwork:
+    """The subnetwork of the first ⌈width·C⌉ channels of every hidden group; ``width`` in (0, 1].
+
+    With ``roll`` the window begins at channel roll mod C and wraps around (FedRolex: Alam et al., NeurIPS 2022); the
+    channels keep their order.
+    """
     if not 0 < width <= 1:
         raise ProtocolError(f"width {width!r} is outside (0, 1]")
     exact = Fraction(width)
-    return Subnetwork({group: math.ceil(exact * full) for group, full in groups(layout).items() if group != CLASSES})
+    sizes = {group: full for group, full in groups(layout).items() if group != CLASSES}
+    return Subnetwork({group: _window(full, math.ceil(exact * full), roll) for group, full in sizes.items()})
+
+
+def _window(full: int, kept: int, roll: int) -> Channels:
+    if kept == full or roll % full == 0:
+        return kept
+    return tuple(sorted((roll + step) % full for step in range(kept)))
+
+
+def shrunk(layout: Layout, subnetwork: Subnetwork) -> Layout:
+    """The layout of what a subnetwork keeps, as a model of its own."""
+
+    def axis(full: Axis) -> Axis:
+        return evolve(full, size=subnetwork.size(full), parts=tuple(map(axis, full.parts)))
+
+    return {name: tuple(map(axis, axes)) for name, axes in layout.items()}
 
 
 Index = tuple[slice, ...] | tuple[NDArray[np.intp], ...]

@@ -7,14 +7,16 @@ from typing import Literal
 
 from attrs import frozen
 
+from .commands import Command, CommandResult
 from .errors import ProtocolError
 from .messages import (
+    Amend,
+    Ask,
     Assignment,
     CheckIn,
     Chunk,
-    Command,
-    CommandResult,
     DeviceEvent,
+    Fresh,
     Message,
     Progress,
     Receipt,
@@ -48,6 +50,9 @@ CHANNELS: dict[str, Channel] = {
         Channel("check-in", "up", 1, CheckIn),
         Channel("assignment", "down", 1, Assignment),
         Channel("retry", "down", 1, Retry),
+        Channel("amend", "down", 1, Amend),
+        Channel("fresh", "down", 1, Fresh),
+        Channel("ask", "up", 1, Ask),
         Channel("progress", "up", 0, Progress),
         Channel("update", "up", 1, Update, framed=True),
         Channel("chunk", "up", 1, Chunk, framed=True),

@@ -25,10 +25,6 @@ def add(a: Mapping[str, Array], b: Mapping[str, Array], scale: float = 1.0) -> W
     return {name: value + np.float32(scale) * b[name] for name, value in a.items()}
 
 
-def subtract(a: Mapping[str, Array], b: Mapping[str, Array]) -> Weights:
-    return {name: value - b[name] for name, value in a.items()}
-
-
 def scale(weights: Mapping[str, Array], factor: float) -> Weights:
     return {name: np.float32(factor) * value for name, value in weights.items()}
 

@@ -1,7 +1,8 @@
 """Messages as JSON, structured without any coercion, and frames that carry bytes behind a message.
 
 A missing or unknown field, a wrong JSON type ("32" is not 32, true is not 1), a value out of range or a
-number that is not finite is a :class:`ProtocolError` whose sentence names the field.
+number that is not finite is a :class:`ProtocolError` whose sentence names the field. A field with a default is left out
+while it has that value, so that an older reader, who does not know it, is not troubled by it.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar, get_args, get_origin
 
 import cattrs
-from attrs import fields, has, resolve_types
+from attrs import NOTHING, fields, has, resolve_types
 from cattrs.gen import make_dict_unstructure_fn
 
 from .errors import ProtocolError, listed, shown
@@ -59,17 +60,18 @@ def _sequence(kind: Any, converter: cattrs.Converter) -> Callable[[Any, Any], An
 
 def _object(cls: type[M], converter: cattrs.Converter) -> Callable[[Any, Any], M]:
     kinds = {a.name: a.type for a in fields(resolve_types(cls))}
+    needed = {a.name for a in fields(cls) if a.default is NOTHING}
 
     def structure(value: Any, _: Any) -> M:
         if type(value) is not dict:
             raise ProtocolError(f"expected an object for {cls.__name__}, not {type(value).__name__}")
-        if value.keys() != kinds.keys():
-            odd = listed(value.keys() ^ kinds.keys())
+        if not needed <= value.keys() <= kinds.keys():
+            odd = listed((needed - value.keys()) | (value.keys() - kinds.keys()))
             raise ProtocolError(f"{cls.__name__} has missing or unknown fields: {odd}")
         read: dict[str, Any] = {}
-        for name, kind in kinds.items():
+        for name, raw in value.items():
             try:
-                read[name] = converter.structure(value[name], kind)
+                read[name] = converter.structure(raw, kinds[name])
             except ProtocolError as error:
                 raise ProtocolError(f"{cls.__name__}.{name}: {error}") from error
         return cls(**read)
@@ -87,7 +89,9 @@ def _converter() -> cattrs.Converter:
         lambda kind: _origin(kind) is tuple, lambda kind: _sequence(kind, converter)
     )
     converter.register_structure_hook_factory(has, lambda cls: _object(cls, converter))
-    converter.register_unstructure_hook_factory(has, lambda cls: make_dict_unstructure_fn(cls, converter))
+    converter.register_unstructure_hook_factory(
+        has, lambda cls: make_dict_unstructure_fn(resolve_types(cls), converter, _cattrs_omit_if_default=True)
+    )
     return converter
 
 

@@ -4,6 +4,7 @@ import os
 import shutil
 from importlib.util import find_spec
 from itertools import count
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +13,8 @@ from coordinator.store.database import Database
 from tests import postgresql
 
 BACKENDS = ("sqlite", "postgresql")
+NEWEST = max(path.name[:4] for path in (Path(__file__).parents[1] / "migrations" / "versions").glob("0*.py"))
+"""The newest revision of the database."""
 
 # What PyTorch judges can only be asked where it is installed.
 JUDGED = ["compiler/test_numerics.py", "compiler/test_onnx_torch.py", "compiler/test_signatures.py"]

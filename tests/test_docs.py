@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import click
 import pytest
-from attrs import fields
+from attrs import fields, fields_dict
 
 from coordinator.cli import COMMANDS, main
 from coordinator.compiler.zoo import ZOO
@@ -16,8 +17,14 @@ from coordinator.store.models import Base
 from coordinator.store.registry import STATUSES
 from coordinator.strategies import AGGREGATORS, POLICIES, TRANSFORMS
 from coordinator.training.recipe import BasePlan, parse, presets
+from coordinator.training.stopping import Stop
 from device_agent import cli as agent_cli
+from device_agent.data.source import KINDS
+from device_agent.readiness import STATES as STANDING
+from device_agent.runtime import MODULES
+from device_agent.settings import TABLES
 from device_agent.settings import Settings as AgentSettings
+from device_agent.settings import load as load_agent_settings
 from protocol import tensors, topics
 from protocol.messages import FEATURES, STATES
 
@@ -48,11 +55,16 @@ def test_every_command_stands_in_operations(command: str) -> None:
     assert not name or f"`{name}`" in line or f"{group} {name}`" in line
 
 
-@pytest.mark.parametrize("command", ["enrol", "run", "status"])
-def test_every_command_of_the_agent_stands_in_operations(command: str) -> None:
+def agent_commands() -> list[str]:
+    choices = next(a.choices for a in agent_cli._parser()._actions if isinstance(a.choices, dict))
+    return list(choices)
+
+
+@pytest.mark.parametrize("command", agent_commands())
+def test_every_command_of_the_agent_stands_in_operations_and_on_its_own_page(command: str) -> None:
     line = next(line for line in page("operations.md").splitlines() if line.startswith("| `shoal-agent"))
-    assert command in line
-    assert command in agent_cli._parser().format_help()
+    assert f"{command}`" in line
+    assert f"| `shoal-agent {command}` |" in page("agent.md")
 
 
 @pytest.mark.parametrize("command", commands())
@@ -72,8 +84,38 @@ def test_every_setting_of_the_coordinator_stands_in_operations(setting: str) -> 
 
 
 @pytest.mark.parametrize("setting", [f.name for f in fields(AgentSettings) if f.name != "home"])
-def test_every_setting_of_the_agent_stands_in_operations(setting: str) -> None:
-    assert f"| `{setting}` |" in page("operations.md").split("## Settings of an agent")[1]
+def test_every_setting_of_the_agent_stands_on_its_page_with_its_default(setting: str) -> None:
+    section = page("agent.md").split("## Settings")[1].split("###")[0]
+    check_default(section, AgentSettings, setting)
+
+
+@pytest.mark.parametrize(
+    ("table", "setting"), [(table, field.name) for table, cls in TABLES.items() for field in fields(cls)]
+)
+def test_every_setting_of_a_table_of_the_agent_stands_on_its_page_with_its_default(table: str, setting: str) -> None:
+    section = page("agent.md").split(f"### `[{table}]`")[1].split("##")[0]
+    check_default(section, TABLES[table], setting)
+
+
+def check_default(section: str, cls: type, setting: str) -> None:
+    default = fields_dict(cls)[setting].default
+    row = next((line for line in section.splitlines() if line.startswith(f"| `{setting}` |")), "")
+    assert row, f"docs/agent.md has no row for {setting}"
+    written = row.split("|")[2].strip().strip("`")
+    if isinstance(default, bool | int | float | str):
+        assert written == (str(default).lower() if isinstance(default, bool) else f"{default}".removesuffix(".0"))
+
+
+@pytest.mark.parametrize("word", [*KINDS, *STANDING, "data-usable", "data-unusable", *MODULES])
+def test_sources_states_and_runtimes_stand_on_the_page_of_the_agent(word: str) -> None:
+    assert f"`{word}`" in page("agent.md")
+
+
+def test_the_example_of_the_agents_page_is_read_as_settings(tmp_path: Path) -> None:
+    (tmp_path / "agent.toml").write_text(page("agent.md").split("```toml")[1].split("```")[0])
+    data = load_agent_settings(tmp_path, {}).data
+    assert data is not None
+    assert (data.kind, data.classes) == ("images", ("good", "scratched", "bent"))
 
 
 @pytest.mark.parametrize("code", CATALOGUE)
@@ -121,8 +163,13 @@ def test_every_preset_stands_in_recipes_and_parses(name: str) -> None:
 @pytest.mark.parametrize("key", [f.name for f in fields(BasePlan)])
 def test_every_key_of_the_plan_stands_in_recipes_with_its_default(key: str) -> None:
     default = getattr(BasePlan(), key)
-    written = f"`{default}`" if isinstance(default, str) else f"{default:g}"
+    written = f"`{default}`" if isinstance(default, str) else json.dumps(default).removesuffix(".0")
     assert f"| `{key}` | {written} |" in page("recipes.md")
+
+
+@pytest.mark.parametrize("key", [attribute.name for attribute in fields(Stop)])
+def test_every_stop_rule_stands_in_recipes(key: str) -> None:
+    assert f"| `{key}` | 0 |" in page("recipes.md")
 
 
 @pytest.mark.parametrize("name", ZOO)

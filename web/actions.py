@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 DEVICE_ACTIONS: Final[dict[str, Callable[..., None]]] = {
     "pause": registry.pause,
     "resume": registry.resume,
+    "release": registry.release,
     "adopt": registry.adopt,
     "revoke": registry.revoke,
 }

@@ -93,6 +93,11 @@ def resume_device(device: str) -> DeviceDetail:
     return _decide(device, registry.resume)
 
 
+def release_device(device: str) -> DeviceDetail:
+    """Take a device out of quarantine."""
+    return _decide(device, registry.release)
+
+
 def adopt_device(device: str) -> DeviceDetail:
     """Let a device work that waits for adoption."""
     return _decide(device, registry.adopt)
@@ -185,6 +190,7 @@ ENDPOINTS = (
         Endpoint(method="POST", path=path, call=call, access="operator", answer=DeviceDetail)
         for path, call in (
             ("/devices/<device>/pause", pause_device),
+            ("/devices/<device>/release", release_device),
             ("/devices/<device>/resume", resume_device),
             ("/devices/<device>/adopt", adopt_device),
             ("/devices/<device>/revoke", revoke_device),

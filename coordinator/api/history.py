@@ -11,8 +11,8 @@ from coordinator import spreadsheet
 from coordinator.api.endpoint import Endpoint, File
 from coordinator.auth import services
 from coordinator.errors import ShoalError
-from coordinator.store import journal, queries
-from coordinator.store.queries import EventRow, Page, UpdateFilter, UpdateRow
+from coordinator.store import queries
+from coordinator.store.queries import EventRow, Page, UpdateFilter, UpdateRow, timeline
 
 END_OF_TIME = 253_402_300_799.0
 """The end of the year 9999, in seconds since 1970."""
@@ -97,9 +97,9 @@ def list_events(query: EventQuery) -> Events:
         raise ShoalError("bad-request", f"after is {query.after}, expected a cursor from an earlier answer, or 0")
     if not 1 <= query.limit <= 1000:
         raise ShoalError("bad-request", f"limit is {query.limit}, expected 1 to 1000")
-    span = journal.Span(run=query.run, device=query.device)
+    span = timeline.Span(run=query.run, device=query.device)
     with services().database.read() as reading:
-        rows = journal.following(reading, query.after, span, query.limit)
+        rows = timeline.following(reading, query.after, span, query.limit)
     return Events(rows=rows, cursor=rows[-1].seq if rows else query.after)
 
 

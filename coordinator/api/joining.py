@@ -21,8 +21,9 @@ from coordinator.fleet import enrolment
 from coordinator.store import credentials, ledger
 from coordinator.store.ledger import OPEN
 from coordinator.store.models import Assignment
+from protocol.commands import Accepted, NextSecret
 from protocol.errors import ProtocolError
-from protocol.messages import Accepted, EnrolmentReply, EnrolmentRequest, NextSecret
+from protocol.messages import EnrolmentReply, EnrolmentRequest
 
 FAILURES: Final = 20
 FAILURE_WINDOW: Final = 600.0
@@ -84,7 +85,7 @@ def authority() -> Response:
     path = services().settings.home / "tls" / "ca.pem"
     if not path.is_file():
         raise ShoalError("not-found", "This coordinator has no authority: it is not encrypted")
-    return send_file(path, mimetype="application/x-pem-file")
+    return send_file(path.absolute(), mimetype="application/x-pem-file")
 
 
 def blob(sha256: str) -> Response:
@@ -102,7 +103,8 @@ def blob(sha256: str) -> Response:
             raise ShoalError("not-found", "The assignment that names this blob is closed")
     if not path.is_file():
         raise ShoalError("not-found", f"Blob {sha256} is gone from the coordinator's disk")
-    response = send_file(path, mimetype="application/octet-stream", etag=sha256, max_age=0)
+    # Flask takes a relative path as one of the package's folder.
+    response = send_file(path.absolute(), mimetype="application/octet-stream", etag=sha256, max_age=0)
     response.headers["Cache-Control"] = "private, no-cache"
     return response
 

@@ -49,7 +49,7 @@ class BulkRequest:
     At least one condition must be given, or ``every``: a slip of the hand shall not steer the whole fleet.
     """
 
-    action: Literal["adopt", "pause", "resume", "tag", "untag", "group", "command"]
+    action: Literal["adopt", "release", "pause", "resume", "tag", "untag", "group", "command"]
     value: str = ""
     ttl: float = LIFE
     status: str = ""
@@ -101,7 +101,7 @@ def list_commands(device: str) -> tuple[CommandRow, ...]:
 
 
 def steer_devices(body: BulkRequest) -> BulkResult:
-    """Adopt, pause, resume, tag, group or command all devices that pass a filter."""
+    """Adopt, release, pause, resume, tag, group or command all devices that pass a filter."""
     who, now = admit("admin" if body.value == "decommission" else "operator"), services().clock()
     wanted = queries.DeviceFilter(
         status=body.status, group=body.group, text=body.text, flag=body.flag, tag=body.tag
@@ -125,6 +125,7 @@ def _steer(body: BulkRequest, device: str, now: float, who: Visitor) -> None:
     heartbeat, commands = services().settings.heartbeat, services().commands
     changes: dict[str, Callable[[Session], None]] = {
         "adopt": lambda writing: registry.adopt(writing, device, now, heartbeat, by=who.name),
+        "release": lambda writing: registry.release(writing, device, now, heartbeat, by=who.name),
         "pause": lambda writing: registry.pause(writing, device, now, heartbeat, by=who.name),
         "resume": lambda writing: registry.resume(writing, device, now, heartbeat, by=who.name),
         "tag": lambda writing: registry.tag(writing, device, body.value),

@@ -33,7 +33,8 @@ class RunQuery:
 class RunRequest:
     """``model`` is a name of the list of models or a specification as JSON text, ``recipe`` a name of the list of
     recipes or TOML text, ``dataset`` a test set (npz) on the coordinator's disk, ``target`` the test accuracy at which
-    the run ends by itself."""
+    the run ends by itself, ``weights`` a safetensors file on the coordinator's disk to begin with; without it the seed
+    draws them."""
 
     model: str
     recipe: str
@@ -41,6 +42,7 @@ class RunRequest:
     target: float | None = None
     seed: int = 0
     name: str | None = None
+    weights: str | None = None
 
 
 @frozen(kw_only=True)
@@ -87,6 +89,7 @@ def start_run(body: RunRequest) -> RunDetail:
         seed=body.seed,
         by=admit("operator").name,
         name=body.name,
+        weights=body.weights or "",
     )
     return show_run(run)
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from importlib import import_module
 from typing import Any, Final
 
 import click
 
 from coordinator import __version__
-from coordinator.errors import ShoalError
+from coordinator.errors import NO_ROOM, ShoalError
 
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "serve": ("coordinator.cli.serve:serve", "Run the coordinator."),
@@ -47,6 +49,18 @@ class _Shoal(click.Group):
             return super().invoke(ctx)
         except ShoalError as error:
             raise click.ClickException(error.detail) from error
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise
+            _forget_output()
+            raise click.ClickException(f"What is asked for cannot be written: {error.strerror}") from error
+
+
+def _forget_output() -> None:
+    """What waits to be written is not written at the end either, and complained about once more."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
 
 
 @click.group(cls=_Shoal, context_settings={"help_option_names": ["-h", "--help"]})

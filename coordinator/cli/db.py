@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,8 +22,10 @@ from coordinator.errors import ShoalError
 from coordinator.home import claim
 from coordinator.settings import Settings
 from coordinator.store import archive, copying
+from coordinator.store.blobs import Blobs
 from coordinator.store.database import Database
-from coordinator.store.models import Base
+from coordinator.store.models import Base, Event, Input, Snapshot, Telemetry, Telemetry5m
+from coordinator.store.retention import Keep, Retention
 
 
 @click.group
@@ -145,6 +148,41 @@ def copy(home: Path | None, target: str) -> None:
         into.close()
     rows = sum(one.rows for one in sent.values())
     click.echo(f"{into.shown} has all {rows} rows, with equal hashes. From now on: database = \"{into.shown}\"")
+
+
+@db.command
+@home_option
+def prune(home: Path | None) -> None:
+    """Let go at once of what the settings keep_… and max_… do not keep. The coordinator must not run: it does so by
+    itself, a few rows at a time. The ledger stays.
+
+    \b
+    Example:
+      SHOAL_KEEP_INPUTS=30 SHOAL_MAX_EVENTS=100000 shoal db prune
+    """
+    given = located(home)
+    with opened(home):
+        pass  # a sentence for one that is not there
+    database = Database(given.database_url)
+    try:
+        with claim(given.home), database.claimed():
+            database.upgrade()
+            before = _prunable(database)
+            blobs, segments = Blobs(given.home / "blobs"), given.home / "segments"
+            Retention(Keep.of(given), blobs, segments).prune(database, time.time())
+            after = _prunable(database)
+    except DBAPIError as error:
+        raise ShoalError("database-unusable", f"The database cannot be written: {error.orig}") from error
+    finally:
+        database.close()
+    facts([(f"{name} removed", before[name] - after[name]) for name in before])
+
+
+def _prunable(database: Database) -> dict[str, int]:
+    tables = {"heartbeats": Telemetry, "spans of 5 minutes": Telemetry5m, "events": Event, "inputs": Input}
+    with database.read() as session:
+        found = {name: session.scalar(select(func.count()).select_from(table)) or 0 for name, table in tables.items()}
+        return {**found, "snapshots": session.scalar(select(func.count()).select_from(Snapshot)) or 0}
 
 
 def _progress(table: str, rows: int) -> None:

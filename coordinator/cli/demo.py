@@ -23,11 +23,13 @@ from rich.live import Live
 
 from coordinator.app import Coordinator
 from coordinator.cli.run import text_of
+from coordinator.compiler.spec import ModelSpec
 from coordinator.demo import data, fleet, report
 from coordinator.demo.fleet import TIERS, Agent
 from coordinator.errors import ShoalError
 from coordinator.fleet import tokens
 from coordinator.settings import Settings
+from coordinator.training import initial
 from coordinator.training import recipe as recipes
 from coordinator.training.runs import read_spec
 
@@ -43,6 +45,7 @@ console = Console(stderr=True, width=None if sys.stderr.isatty() else 120)
 @click.option("--recipe", default="fedbuff-heterofl", show_default=True, help="A recipe's name, or a TOML file.")
 @click.option("--data", "data_file", type=click.Path(path_type=Path), help="Samples x, y in npz (default: digits).")
 @click.option("--model", default=None, help="A model of the zoo or a JSON file (default: made to fit the data).")
+@click.option("--weights", type=click.Path(path_type=Path), help="Begin with these (safetensors; default: drawn).")
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True)
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port of the pages (default: any free one).")
 @click.option("--home", type=click.Path(path_type=Path), help="Keep everything here (default: a temporary folder).")
@@ -78,6 +81,7 @@ def _demo(
     recipe: str,
     data_file: Path | None,
     model: str | None,
+    weights: Path | None,
     seed: int,
     port: int,
     home: Path | None,
@@ -89,7 +93,7 @@ def _demo(
     rng = np.random.default_rng(seed)
     samples = data.from_file(data_file) if data_file else data.handwritten_digits()
     network = text_of(model) if model else _model(samples)
-    fastest = fleet.pace(read_spec(network), devices)
+    fastest = fleet.pace(_fitting(network, weights, samples, data_file), devices)
     test, train = data.split(samples, rng)
     hands = data.deal(train, devices, rng)
     cookbook = recipes.load(text_of(recipe)).to_toml()
@@ -106,11 +110,10 @@ def _demo(
             seed=seed,
             by="demo",
             name="digits" if data_file is None else data_file.stem,
+            weights=str(weights or ""),
         )
         try:
-            _enrol(coordinator, agents, paths)
-            for agent in agents:
-                agent.run()
+            _send_out(coordinator, agents, paths)
             final = _watch(coordinator, run, agents, started, minutes)
             _conclude(final, json_file)
             if not leave and sys.stdout.isatty():
@@ -119,6 +122,23 @@ def _demo(
         finally:
             _end(agents)
         return final.reached
+
+
+def _fitting(network: str, weights: Path | None, samples: data.Samples, file: Path | None) -> ModelSpec:
+    """The model, which samples and weights fit: looked at before anything is started."""
+    spec, named = read_spec(network), file or "The digits"
+    if samples.x.shape[1:] != spec.input:
+        shape = samples.x.shape[1:]
+        detail = f"{named}: samples have the shape {shape}, model {spec.name} takes {spec.input}"
+        raise ShoalError("bad-dataset", detail)
+    if samples.classes > spec.classes:
+        raise ShoalError(
+            "bad-dataset",
+            f"{named}: there is a label {samples.classes - 1}, model {spec.name} knows 0 to {spec.classes - 1}",
+        )
+    if weights is not None:
+        initial.read_file(weights, spec)
+    return spec
 
 
 def _deal_out(folder: Path, test: data.Samples, agents: list[Agent], hands: list[data.Samples]) -> list[Path]:
@@ -184,7 +204,8 @@ def _block(filters: int) -> list[Any]:
     return [{"conv2d": {"filters": filters, "kernel": [3, 3]}}, "relu", {"max_pool": {"size": [2, 2]}}]
 
 
-def _enrol(coordinator: Coordinator, agents: list[Agent], paths: list[Path]) -> None:
+def _send_out(coordinator: Coordinator, agents: list[Agent], paths: list[Path]) -> None:
+    """Enrol everybody, then let them train."""
     made = {
         tier.group: coordinator.steward.write(
             lambda session, tier=tier: tokens.create(  # type: ignore[misc]
@@ -201,6 +222,8 @@ def _enrol(coordinator: Coordinator, agents: list[Agent], paths: list[Path]) -> 
     }
     with console.status("Enrolling devices …") as status:
         fleet.enrol(agents, coordinator.url, made, paths, status.update)
+    for agent in agents:
+        agent.run()
 
 
 def _watch(coordinator: Coordinator, run: str, agents: list[Agent], started: float, minutes: float) -> report.Report:

@@ -9,7 +9,10 @@ import click
 
 from coordinator.cli.client import Client, operates
 from coordinator.cli.output import cell, duration, facts, json_option, moment, print_json, table
-from protocol.messages import COMMANDS
+from protocol.commands import COMMANDS
+
+ACTIONS = ("adopt", "release", "pause", "resume", "tag", "untag", "group", "command")
+"""What may be done to many devices at once."""
 
 
 @click.group
@@ -24,7 +27,9 @@ def device() -> None:
 
 
 @device.command("list")
-@click.option("--status", help="Only these: pending, new, idle, training, late, offline, paused or revoked.")
+@click.option(
+    "--status", help="Only these: pending, new, idle, training, late, offline, paused, quarantined or revoked."
+)
 @click.option("--group", help="Only devices of this group.")
 @click.option("--tag", help="Only devices with this tag.")
 @click.option("--text", help="Part of the name, id, group, tags, agent or runtime.")
@@ -75,6 +80,7 @@ def _steer(action: str, sentence: str) -> None:
 
 _steer("pause", "Give a device no more work until it is resumed.")
 _steer("resume", "Take back a pause.")
+_steer("release", "Take a device out of quarantine, into which an admission rule put it.")
 _steer("adopt", "Let a device work that joined with a token for manual adoption.")
 
 
@@ -146,7 +152,7 @@ def list_commands(client: Client, name: str, as_json: bool) -> None:
 
 
 @device.command
-@click.argument("action", type=click.Choice(["adopt", "pause", "resume", "tag", "untag", "group", "command"]))
+@click.argument("action", type=click.Choice(ACTIONS))
 @click.argument("value", default="")
 @click.option("--status", help="Only devices with this status.")
 @click.option("--group", help="Only devices of this group.")

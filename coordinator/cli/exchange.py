@@ -147,7 +147,7 @@ class _Trial:
             order = np.random.default_rng(0).permutation(len(dataset.y))
             count = min(_CALIBRATION, (len(order) + 1) // 2)
             self.calibration, self._judged = dataset.x[order[:count]], order[count:]
-            self.statistics = given or trial.batch_statistics(spec, subnetwork, weights, self.calibration)
+            self.statistics = given or trial.statistics_of(spec, subnetwork, weights, self.calibration)
 
     def accuracies(self, form: Format, content: bytes | None) -> dict[str, Any]:
         """Before and after, as ``accuracy_before`` and ``accuracy_after``."""

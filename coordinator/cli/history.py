@@ -19,9 +19,9 @@ from coordinator.cli.db import located, opened
 from coordinator.cli.output import duration, moment, table, time
 from coordinator.errors import ShoalError
 from coordinator.export import Sheet
-from coordinator.store import console, journal, queries, reports
+from coordinator.store import console, queries, reports
 from coordinator.store import lineage as origins
-from coordinator.store.queries import EventRow, Order, UpdateFilter, UpdateRow
+from coordinator.store.queries import EventRow, Order, UpdateFilter, UpdateRow, timeline
 
 _TIMES: Final = ("at", "offered_at", "taken_at", "closed_at")
 _SHOWN: Final = {
@@ -144,8 +144,8 @@ def assignments(home: Path | None, state: str | None, limit: int, form: str, **s
       shoal history assignments --device pico --state expired
     """
     with opened(home) as database, database.read() as session:
-        rows = journal.offers(session, journal.Span(**span), limit, state or "")
-        _print(Sheet.of(journal.OfferRow, rows, journal.OFFER_COLUMNS, _TIMES), form, _SHOWN["assignments"])
+        rows = timeline.offers(session, timeline.Span(**span), limit, state or "")
+        _print(Sheet.of(timeline.OfferRow, rows, timeline.OFFER_COLUMNS, _TIMES), form, _SHOWN["assignments"])
 
 
 @history.command
@@ -159,7 +159,8 @@ def events(home: Path | None, limit: int, form: str, **span: Any) -> None:
     """
     with opened(home) as database, database.read() as session:
         names = [one.name for one in fields(EventRow)] if form != "csv" else _SHOWN["events"]
-        _print(Sheet.of(EventRow, journal.latest(session, journal.Span(**span), limit), names), form, _SHOWN["events"])
+        rows = timeline.latest(session, timeline.Span(**span), limit)
+        _print(Sheet.of(EventRow, rows, names), form, _SHOWN["events"])
 
 
 @history.command
@@ -168,7 +169,7 @@ def events(home: Path | None, limit: int, form: str, **span: Any) -> None:
 @click.option("--format", "form", type=click.Choice(["json"]), default="json", show_default=True)
 @home_option
 def lineage(home: Path | None, run: str, version: int | None, form: str) -> None:
-    """Where a version comes from: recipe, model and seed, every device, and every update of every version before.
+    """Where a version comes from: recipe, model, first weights, every device, every update of every version before.
 
     \b
     Example:

@@ -9,6 +9,7 @@ import click
 
 from coordinator.cli.client import Client, operates
 from coordinator.cli.output import facts, json_option, moment, print_json, table
+from coordinator.cli.replay import replay_run
 
 
 @click.group
@@ -28,10 +29,11 @@ def run() -> None:
 @click.option("--dataset", required=True, type=click.Path(path_type=Path), help="The test set (npz).")
 @click.option("--target", type=float, help="Test accuracy at which the run ends by itself, e.g. 0.95.")
 @click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--weights", type=click.Path(path_type=Path), help="Begin with these (safetensors; default: drawn).")
 @click.option("--name", help="Stem of the run's id: digits makes digits-1, then digits-2 (default: the model's name).")
 @json_option
 @operates
-def start(client: Client, as_json: bool, dataset: Path, **options: Any) -> None:
+def start(client: Client, as_json: bool, dataset: Path, weights: Path | None, **options: Any) -> None:
     """Start a run.
 
     \b
@@ -41,8 +43,11 @@ def start(client: Client, as_json: bool, dataset: Path, **options: Any) -> None:
     for name in ("model", "recipe"):
         options[name] = text_of(options[name])
     # The coordinator has another working folder.
-    body = {**options, "dataset": str(dataset.absolute())}
+    body = {**options, "dataset": str(dataset.absolute()), "weights": weights and str(weights.absolute())}
     _show(client.post("runs", body={name: value for name, value in body.items() if value is not None}), as_json)
+
+
+run.add_command(replay_run)
 
 
 @run.command("list")
@@ -126,6 +131,7 @@ def _show(found: dict[str, Any], as_json: bool) -> None:
             ("bytes up", found["bytes_up"]),
             ("bytes down", found["bytes_down"]),
             ("seed", found["seed"]),
+            ("first weights", found["initial_sha256"] or "drawn by the seed"),
             ("test set", found["dataset"]),
             ("started", f"{moment(row['created_at'])} by {row['created_by']}"),
             ("ended", moment(row["ended_at"])),

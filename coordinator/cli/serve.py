@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import signal
 import sys
 import threading
@@ -11,10 +10,11 @@ from types import FrameType
 
 import click
 
+from coordinator import logs
 from coordinator.app import Coordinator
 from coordinator.broker.driver import BROKERS
 from coordinator.errors import ShoalError
-from coordinator.settings import LOG_LEVELS, load
+from coordinator.settings import LOG_FORMS, LOG_LEVELS, load
 
 
 class _WrongSetting(click.ClickException):
@@ -35,6 +35,7 @@ class _WrongSetting(click.ClickException):
 @click.option(
     "--broker", type=click.Choice(BROKERS), help="The MQTT broker (auto: mosquitto where installed, else embedded)."
 )
+@click.option("--log", type=click.Choice(LOG_FORMS), help="Form of the log: text, or one JSON object per line.")
 @click.option("--log-level", type=click.Choice(LOG_LEVELS))
 def serve(**options: object) -> None:
     """Run the coordinator: pages, API, broker and training, in one process.
@@ -43,9 +44,7 @@ def serve(**options: object) -> None:
     """
     try:
         settings = load(options)
-        logging.basicConfig(
-            level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr
-        )
+        logs.configure(settings.log, settings.log_level)
         coordinator = Coordinator(settings)
         done = threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import math
 import statistics as numbers
 import time
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from coordinator.compiler.compile import compile_model
 from coordinator.compiler.shapes import layout
 from coordinator.compiler.spec import ModelSpec
 from coordinator.errors import ShoalError
+from coordinator.training.evaluation import batch_statistics
 from device_agent import runtime
 from device_agent.runtime import Inference, TrainStep
 from protocol.subnetwork import Region, Subnetwork
@@ -71,32 +71,13 @@ def pace(spec: ModelSpec, subnetwork: Subnetwork, weights: Weights, batch: int, 
     return Pace(backend, numbers.median(found), min(found), 1e3 * compiled)
 
 
-def batch_statistics(spec: ModelSpec, subnetwork: Subnetwork, weights: Weights, x: Array) -> Weights:
-    """Mean and variance of every batch norm over ``x`` [n, *input], n ≥ 1; empty if there is none.
-
-    Each batch is normalised by itself, as while training; the law of total variance joins them.
-    """
+def statistics_of(spec: ModelSpec, subnetwork: Subnetwork, weights: Weights, x: Array) -> Weights:
+    """Mean and variance of every batch norm of the subnetwork over ``x`` [n, *input], n ≥ 1; empty if there is none."""
     artifact = compile_model(spec, subnetwork, _BATCH, "train")
     if not any(name.startswith("statistic/") for name in artifact.manifest.outputs):
         return {}
-    step = TrainStep(artifact.content)
     cut = Region(layout(spec), subnetwork).cut(weights)
-    rng = np.random.default_rng(0)
-    options = {name: rng.random(shape, np.float32) for name, shape in step.options.items()}
-    y = np.zeros((_BATCH,) if spec.labelled else (_BATCH, spec.classes), np.int32 if spec.labelled else np.float32)
-    rows = np.resize(np.arange(len(x)), math.ceil(len(x) / _BATCH) * _BATCH)
-    found: list[Weights] = []
-    for start in range(0, len(rows), _BATCH):
-        step.load(cut)
-        result = step.step(x[rows[start : start + _BATCH]], y, np.ones(_BATCH, np.float32), 0.0, options)
-        found.append(result.found)
-    joined: Weights = {}
-    for name in (name for name in found[0] if name.endswith(".mean")):
-        means = np.stack([one[name] for one in found]).astype(np.float64)
-        variances = np.stack([one[f"{name[:-5]}.variance"] for one in found]).astype(np.float64)
-        joined[name] = means.mean(0).astype(np.float32).reshape(-1)
-        joined[f"{name[:-5]}.variance"] = (variances.mean(0) + means.var(0)).astype(np.float32).reshape(-1)
-    return joined
+    return batch_statistics(spec, TrainStep(artifact.content), cut, x)
 
 
 def accuracy_of_model(

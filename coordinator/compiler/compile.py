@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any, Literal
 
 import attrs
@@ -61,12 +62,17 @@ def _brief(content: bytes) -> str:
 
 @frozen
 class Artifact:
-    """A compiled model file, named by its hash; ``program`` is the same graph for the NumPy runtime."""
+    """A compiled model file, named by its hash."""
 
     content: bytes = field(repr=_brief)
     sha256: str
     manifest: Manifest
-    program: bytes = field(repr=_brief)
+    _graph: Graph = field(repr=False, eq=False)
+
+    @cached_property
+    def program(self) -> bytes:
+        """The same graph for the NumPy runtime."""
+        return program(self._graph)
 
     def for_backend(self, backend: str) -> bytes:
         """The form a runtime reads: ``numpy`` the program, any other the model file."""
@@ -116,7 +122,7 @@ def compile_model(
         shapes,
         {name: tensor.shape for name, tensor in graph.outputs.items()},
     )
-    return Artifact(content, hashlib.sha256(content).hexdigest(), manifest, program(graph))
+    return Artifact(content, hashlib.sha256(content).hexdigest(), manifest, graph)
 
 
 def request(

@@ -10,11 +10,12 @@ import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
-import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from attrs import field, frozen
 from numpy.typing import NDArray
+
+from . import packing
 
 DType = Literal["float32", "int32", "bool", "int8"]
 Shape = tuple[int, ...]
@@ -80,7 +81,7 @@ class Writer:
         """Content by number of the tensor."""
         self._computed: dict[tuple[object, ...], list[Tensor]] = {}
         self._known: dict[tuple[str, Shape, bytes, Scale | None], Tensor] = {}
-        self._records: list[Any] = []
+        self._records: list[packing.Tensor] = []
         self._codes: dict[int, int] = {}
         self._versions: dict[int, int] = {}
         self._buffers: list[Any] = [schema.BufferT()]  # buffer 0 means "no data"
@@ -91,7 +92,7 @@ class Writer:
 
     def output(self, name: str, tensor: Tensor) -> None:
         """Name ``tensor`` as an output; it must be written by an operator and be named only once."""
-        self._records[tensor.index].name = name.encode()
+        self._records[tensor.index].name = name
         self.outputs[name] = tensor
 
     def constant(self, value: NDArray[Any], scale: Scale | None = None) -> Tensor:
@@ -156,7 +157,7 @@ class Writer:
         model.subgraphs = [self._subgraph(packed)]
         model.buffers = self._buffers
         model.signatureDefs = [self._signature()]
-        builder = flatbuffers.Builder(1 << 14)
+        builder = packing.Builder(1 << 14)
         builder.Finish(model.Pack(builder), file_identifier=_FILE_IDENTIFIER)
         return bytes(builder.Output())
 
@@ -164,12 +165,7 @@ class Writer:
         self, shape: Shape, dtype: DType, name: str = "", buffer: int = 0, scale: Scale | None = None
     ) -> Tensor:
         tensor = Tensor(len(self.tensors), tuple(int(size) for size in shape), dtype, scale)
-        record = schema.TensorT()
-        record.shape = list(tensor.shape)
-        record.hasRank = not tensor.shape
-        record.type = TYPES[dtype]
-        record.name = name.encode() if name else None
-        record.buffer = buffer
+        record = packing.Tensor(tensor.shape, TYPES[dtype], buffer, name)
         if scale is not None:
             record.quantization = schema.QuantizationParametersT()
             record.quantization.scale = np.array(scale.steps, np.float32)
@@ -188,21 +184,12 @@ class Writer:
                 kept.append(operation)
         self.operations = kept[::-1]
 
-    def _operator(self, operation: Operation) -> Any:
+    def _operator(self, operation: Operation) -> packing.Operator:
         code: int = getattr(schema.BuiltinOperator, operation.operator)
-        record = schema.OperatorT()
-        record.opcodeIndex = self._codes.setdefault(code, len(self._codes))
+        number = self._codes.setdefault(code, len(self._codes))
         if any(self.tensors[index].dtype == "int8" for index in operation.reads):
             self._versions[code] = _WHOLE_VERSIONS.get(operation.operator, 2)
-        record.inputs = list(operation.reads)
-        record.outputs = list(operation.writes)
-        if operation.options:
-            table = getattr(schema, f"{operation.options}T")()
-            for name, value in operation.fields.items():
-                setattr(table, name, value)
-            record.builtinOptionsType = getattr(schema.BuiltinOptions, operation.options)
-            record.builtinOptions = table
-        return record
+        return packing.Operator(number, operation.reads, operation.writes, operation.options, operation.fields)
 
     def _subgraph(self, packed: list[Any]) -> Any:
         subgraph = schema.SubGraphT()

@@ -29,3 +29,14 @@ TARGETS: dict[str, Target] = {
     "tflite": Target(depthwise="taps", patch_bytes=4 << 20),
     "numpy": Target(columns=8, patch_bytes=2 << 20),
 }
+
+
+def target_of(runtime: str) -> str:
+    """The target for a device that names its runtime, such as ``tflite`` or ``tflite-2.14``; litert for others."""
+    name = runtime.partition("-")[0]
+    return name if name in TARGETS else "litert"
+
+
+def reads(target: str, content: bytes) -> bool:
+    """Whether a runtime reads an artifact of this form: ``numpy`` programs, all others model files."""
+    return (content[:1] == b"{") == (target == "numpy")

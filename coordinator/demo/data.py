@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import zlib
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 from attrs import frozen
 from numpy.typing import NDArray
 
 from coordinator.errors import ShoalError
+from coordinator.training.evaluation import read_arrays
 from protocol.weights import Array
 
 TEST_SHARE = 0.2
@@ -48,21 +47,11 @@ def handwritten_digits() -> Samples:
 
 def from_file(path: Path) -> Samples:
     """Samples of an npz file with arrays x and y; ShoalError ``bad-dataset``."""
-    try:
-        loaded = np.load(path, allow_pickle=False)
-        if not isinstance(loaded, np.lib.npyio.NpzFile):
-            raise ValueError("it is a single array")
-        with loaded as file:
-            x, y = np.asarray(file["x"]), np.asarray(file["y"])
-    except (OSError, ValueError, KeyError, EOFError, MemoryError, SyntaxError, BadZipFile, zlib.error) as error:
-        raise ShoalError("bad-dataset", f"{path} is not an npz file with arrays x and y: {error}") from error
-    if x.dtype == np.uint8:
-        x = x.astype(np.float32) / 255
-    numbers = x.dtype.kind in "fiu" and y.dtype.kind in "iu"
-    if not numbers or x.ndim < 2 or y.shape != x.shape[:1] or len(y) < 100 or y.min() < 0 or not np.isfinite(x).all():
+    x, y = read_arrays(path)
+    if x.ndim < 2 or y.dtype.kind not in "iu" or y.shape != x.shape[:1] or len(y) < 100 or y.min() < 0:
         raise ShoalError(
             "bad-dataset",
-            f"{path} holds x {x.dtype} {x.shape} and y {y.dtype} {y.shape}: expected at least 100 samples "
+            f"{path} holds x {x.shape} and y {y.dtype} {y.shape}: expected at least 100 samples "
             "of finite numbers with whole labels from 0",
         )
     classes = int(y.max()) + 1
@@ -72,7 +61,7 @@ def from_file(path: Path) -> Samples:
             f"{path} holds the label {classes - 1}: labels count the classes from 0, and with {len(y)} samples "
             f"there are at most {min(MAX_CLASSES, len(y))}",
         )
-    return Samples(x.astype(np.float32), y.astype(np.int32), classes)
+    return Samples(x, y.astype(np.int32), classes)
 
 
 def split(samples: Samples, rng: np.random.Generator) -> tuple[Samples, Samples]:

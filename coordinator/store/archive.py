@@ -23,11 +23,11 @@ from typing import Any, Final
 from attrs import frozen
 from sqlalchemy import func, inspect, make_url, select
 
-from coordinator.errors import ShoalError
+from coordinator.errors import NO_ROOM, ShoalError
 from coordinator.settings import sqlite_url
 from coordinator.store.copying import copy
 from coordinator.store.database import Database
-from coordinator.store.models import Assignment, Base, Input, Snapshot, Update
+from coordinator.store.models import Assignment, Base, Input, Run, Snapshot, Update
 
 FORMAT: Final = 1
 FOLDERS: Final = ("segments", "blobs", "tls")
@@ -63,7 +63,7 @@ def backup(home: Path, url: str, file: Path) -> Contents:
             _pack(Path(folder), contents, aside)
         os.replace(aside, file)
         _sync(file.parent)
-    except OSError as error:
+    except (OSError, sqlite3.Error) as error:
         raise ShoalError("home-unusable", f"The backup {file} cannot be written: {error}") from error
     finally:
         aside.unlink(missing_ok=True)
@@ -82,9 +82,12 @@ def restore(file: Path, home: Path, url: str) -> Contents:
         raise ShoalError("conflict", f"There is a folder {used[0]} with files already: restore into another home")
     for left in home.glob(".restore-*"):
         shutil.rmtree(left, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix=".restore-", dir=home) as folder:
-        contents = _unpack(file, Path(folder))
-        _place(Path(folder), home, url, target)
+    try:
+        with tempfile.TemporaryDirectory(prefix=".restore-", dir=home) as folder:
+            contents = _unpack(file, Path(folder))
+            _place(Path(folder), home, url, target)
+    except OSError as error:
+        raise ShoalError("home-unusable", f"The home {home} cannot be written: {error}") from error
     return contents
 
 
@@ -143,6 +146,8 @@ def _needed(place: Path) -> Iterator[str]:
     """The files without which a run could not go on from this database."""
     with _reading(place) as database, database.read() as session:
         blobs = set(session.scalars(select(Snapshot.sha256)))
+        if any(column["name"] == "initial_sha256" for column in inspect(session.connection()).get_columns("run")):
+            blobs |= set(session.scalars(select(Run.initial_sha256).where(Run.initial_sha256.is_not(None))))
         for column in (Assignment.artifact_sha256, Assignment.weights_sha256):
             blobs |= set(session.scalars(select(column).where(Assignment.state.in_(("offered", "taken"))).distinct()))
         yield from (f"blobs/{sha256[:2]}/{sha256}" for sha256 in sorted(blobs))
@@ -207,6 +212,8 @@ def _unpack(file: Path, folder: Path) -> Contents:
         _verify(folder, manifest)
         return Contents(manifest["revision"], manifest["rows"], len(manifest["files"]), tuple(manifest["missing"]))
     except (tarfile.TarError, OSError, ValueError, KeyError, TypeError) as error:
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            raise
         raise ShoalError("bad-request", f"{file} is no backup, or damaged: {error}") from error
 
 

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from coordinator.errors import ShoalError
 from coordinator.store.models import Command, Device, Event
-from protocol.messages import COMMANDS
+from protocol.commands import COMMANDS
 
 MIN_LIFE: Final = 5.0
 MAX_LIFE: Final = 7 * 86_400.0

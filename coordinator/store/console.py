@@ -49,10 +49,12 @@ FUNCTIONS: Final = _words(
 """What may be called. None of them waits, writes, reads files or makes much out of little."""
 
 _CALLED: Final = FUNCTIONS | {"->", "->>"}
+LABELS: Final = ("v_device_labels", "json_each")
+"""A view of ours, and what it takes a list apart with on SQLite; nobody else may."""
 _BEFORE_BRACKETS: Final = _words(
     "all and any as between by case cast distinct else except exists filter from group having in intersect is "
-    "join like limit not numeric decimal offset on or order over partition select then union using values varchar "
-    "when where within"
+    "join like limit materialized not numeric decimal offset on or order over partition select then union using values "
+    "varchar when where within"
 )
 _FORBIDDEN: Final = _words(
     "alter attach call copy create delete detach drop execute grant insert into merge pragma recursive revoke "
@@ -162,8 +164,10 @@ _SAMPLE: Final = 2000
 
 @contextmanager
 def _on_sqlite(database: Database, statement: str, ends: float) -> Iterator[Sheet]:
-    uri = database.engine.url.database or ""
-    with closing(sqlite3.connect(f"{uri}?mode=ro", uri=True, isolation_level=None)) as connection:
+    # As it is opened for looking: without the pragmas, and with an authorizer from the first statement on.
+    url = database.engine.url
+    asked = "&".join(f"{name}={value}" for name, value in url.query.items())
+    with closing(sqlite3.connect(f"{url.database}?{asked}", uri=True, isolation_level=None)) as connection:
         connection.execute("PRAGMA query_only=ON")
         connection.execute("PRAGMA busy_timeout=10000")
         connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 8 << 20)
@@ -177,11 +181,11 @@ def _on_sqlite(database: Database, statement: str, ends: float) -> Iterator[Shee
             raise _Overtime if "interrupted" in str(error) else _failed(error) from error
 
 
-def _allowed(action: int, first: str | None, second: str | None, _: str | None, __: str | None) -> int:
+def _allowed(action: int, first: str | None, second: str | None, _: str | None, source: str | None) -> int:
     """Select and read our tables, call what is harmless; nothing else."""
     allowed = (
         action == sqlite3.SQLITE_SELECT
-        or (action == sqlite3.SQLITE_READ and (not first or first.lower() in TABLES))
+        or (action == sqlite3.SQLITE_READ and (not first or first.lower() in TABLES or (source, first) == LABELS))
         or (action == sqlite3.SQLITE_FUNCTION and (second or "").lower() in _CALLED)
     )
     return sqlite3.SQLITE_OK if allowed else sqlite3.SQLITE_DENY

@@ -10,8 +10,9 @@ from attrs import frozen
 from sqlalchemy import Connection, Integer, Table, func, insert, select, text
 
 from coordinator.errors import ShoalError
+from coordinator.store import partitions
 from coordinator.store.database import Database
-from coordinator.store.models import Base
+from coordinator.store.models import Base, Telemetry
 
 CHUNK: Final = 2000
 """Rows that are held at a time."""
@@ -39,6 +40,7 @@ def copy(source: Database, target: Database, progress: Callable[[str, int], None
     with source.engine.connect() as reading, target.engine.begin() as writing:
         _still(reading)
         _refuse_used(writing, target)
+        _make_room(reading, writing)
         sent = {table.name: _copied(reading, writing, table, progress) for table in Base.metadata.sorted_tables}
         for table in Base.metadata.sorted_tables:
             if (arrived := fingerprint(writing, table)) != sent[table.name]:
@@ -92,6 +94,13 @@ def _still(connection: Connection) -> None:
     """All tables as they are at one moment, also while a coordinator goes on."""
     if connection.dialect.name == "postgresql":
         connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"))
+
+
+def _make_room(reading: Connection, writing: Connection) -> None:
+    """A partition for every day of the telemetry that is to come, where the target has any."""
+    first, last = reading.execute(select(func.min(Telemetry.at), func.max(Telemetry.at))).one()
+    if first is not None and partitions.partitioned(writing):
+        partitions.cover(writing, first, last)
 
 
 def _refuse_used(connection: Connection, target: Database) -> None:

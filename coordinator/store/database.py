@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -156,7 +157,10 @@ def _existing(given: URL) -> URL:
     path = Path(given.database or "")
     if not path.is_file():
         raise ShoalError("database-unusable", f"There is no database {path}: make it with `shoal db upgrade`")
-    return URL.create("sqlite", database=f"file:{quote(str(path.absolute()))}", query={"mode": "ro", "uri": "true"})
+    asked = {"mode": "ro", "uri": "true"}
+    if not os.access(path.parent, os.W_OK) and not Path(f"{path}-wal").exists():
+        asked["immutable"] = "1"  # on a read-only disk: nobody writes, and the log's index cannot be made
+    return URL.create("sqlite", database=f"file:{quote(str(path.absolute()))}", query=asked)
 
 
 def _config(connection: Connection) -> Config:
@@ -169,6 +173,7 @@ def _config(connection: Connection) -> Config:
 def _look(connection: Any, _: Any) -> None:
     connection.isolation_level = None
     connection.execute("PRAGMA busy_timeout=10000")
+    connection.execute("PRAGMA cache_size=-8192")  # KiB: questions about the past go through all of it
 
 
 def _pragmas(connection: Any, _: Any) -> None:

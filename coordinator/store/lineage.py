@@ -34,8 +34,8 @@ _UPDATE = (
 
 
 def origin(session: Session, run: str, version: int | None = None) -> dict[str, Any]:
-    """What a version (the newest by default) began with: run, recipe, model, seed, hash and metrics. ShoalError
-    not-found."""
+    """What a version (the newest by default) began with: run, recipe, model, seed, first weights, hash and metrics.
+    ShoalError not-found."""
     row = session.get(Run, run)
     if row is None:
         raise ShoalError("not-found", f"There is no run {run[:80]!r}")
@@ -54,6 +54,7 @@ def origin(session: Session, run: str, version: int | None = None) -> dict[str, 
         "model": {"name": model.name, "spec_sha256": model.spec_sha256, "spec": model.spec},
         "recipe": {"name": row.recipe_name, "toml": row.recipe},
         "seed": row.seed,
+        "initial_sha256": row.initial_sha256,
         "started_by": row.created_by,
         "started_at": row.created_at,
     }

@@ -20,12 +20,12 @@ LATE_AFTER: Final = 2.4
 OFFLINE_AFTER: Final = 12
 """Heartbeats without any sign of life: two were missed, and the third is not far."""
 
-STATUSES: Final = ("pending", "new", "idle", "training", "late", "offline", "paused", "revoked")
+STATUSES: Final = ("pending", "new", "idle", "training", "late", "offline", "paused", "quarantined", "revoked")
 """In the order of a device's life."""
 
 TAG: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,39}")
 
-_VALUES: Final = frozenset({"agent", "runtime", "samples", "assignment_id", "telemetry", "capability"})
+_VALUES: Final = frozenset({"agent", "runtime", "samples", "labels", "assignment_id", "telemetry", "capability"})
 _ROWS: Final = 500
 
 
@@ -41,6 +41,8 @@ class Standing(Protocol):
     @property
     def paused_at(self) -> float | None: ...
     @property
+    def quarantined_at(self) -> float | None: ...
+    @property
     def revoked_at(self) -> float | None: ...
 
 
@@ -48,6 +50,8 @@ def derive(device: Standing, now: float, heartbeat: float) -> str:
     """One of STATUSES. What an operator decided outweighs what is heard; a device never heard of stays new."""
     if device.revoked_at is not None:
         return "revoked"
+    if device.quarantined_at is not None:
+        return "quarantined"
     if device.pending_at is not None:
         return "pending"
     if device.paused_at is not None:
@@ -65,14 +69,14 @@ def derive(device: Standing, now: float, heartbeat: float) -> str:
 def deadline(device: Standing, now: float, heartbeat: float) -> float | None:
     """When the status may change by itself: the end of patience with a device that is silent."""
     status = derive(device, now, heartbeat)
-    if device.last_seen_at is None or status in ("pending", "paused", "revoked", "offline"):
+    if device.last_seen_at is None or status in ("pending", "paused", "quarantined", "revoked", "offline"):
         return None
     return device.last_seen_at + heartbeat * (OFFLINE_AFTER if status == "late" else LATE_AFTER)
 
 
 def seen(session: Session, device_id: str, now: float, heartbeat: float, **values: Any) -> None:
-    """A sign of life of one device; ``values`` are columns it told: agent, runtime, samples, assignment_id,
-    telemetry, capability. ShoalError not-found for a device that is not enrolled."""
+    """A sign of life of one device; ``values`` are columns it told: agent, runtime, samples, labels,
+    assignment_id, telemetry, capability. ShoalError not-found for a device that is not enrolled."""
     _apply(session, {device_id: {**_known(values), "last_seen_at": now}}, now, heartbeat)
 
 
@@ -133,6 +137,23 @@ def resume(session: Session, device_id: str, now: float, heartbeat: float, *, by
     _decided(session, device, now, heartbeat, "resumed", by)
 
 
+def quarantine(session: Session, device_id: str, now: float, heartbeat: float, reason: str) -> None:
+    """A gate turned a device away: it gets no more work until an operator releases it."""
+    device = _device(session, device_id)
+    if device.quarantined_at is None:
+        device.quarantined_at, device.quarantine = now, reason
+        _moved(session, device, now, heartbeat, "quarantined", reason, f"{device.name}: {reason}")
+
+
+def release(session: Session, device_id: str, now: float, heartbeat: float, *, by: str) -> None:
+    """Take a device out of quarantine."""
+    device = _device(session, device_id)
+    if device.quarantined_at is None:
+        raise ShoalError("conflict", f"Device {device_id} is not in quarantine")
+    device.quarantined_at, device.quarantine = None, ""
+    _decided(session, device, now, heartbeat, "released", by)
+
+
 def adopt(session: Session, device_id: str, now: float, heartbeat: float, *, by: str) -> None:
     """Let a device that joined with a token for manual adoption work."""
     device = _device(session, device_id)
@@ -189,6 +210,7 @@ _STANDING: Final = (
     Device.assignment_id,
     Device.pending_at,
     Device.paused_at,
+    Device.quarantined_at,
     Device.revoked_at,
 )
 
@@ -203,6 +225,7 @@ class _Told:
         self.assignment_id: str | None = values.get("assignment_id", row.assignment_id)
         self.pending_at: float | None = row.pending_at
         self.paused_at: float | None = row.paused_at
+        self.quarantined_at: float | None = row.quarantined_at
         self.revoked_at: float | None = row.revoked_at
 
 
@@ -280,11 +303,16 @@ def _device(session: Session, device_id: str) -> Device:
 
 
 def _decided(session: Session, device: Device, now: float, heartbeat: float, what: str, by: str) -> None:
+    _moved(session, device, now, heartbeat, what, f"{what} by {by}", f"{by} {what} {device.name}")
+
+
+def _moved(session: Session, device: Device, now: float, heartbeat: float, what: str, reason: str, text: str) -> None:
+    session.flush()
     old, device.status = device.status, derive(device, now, heartbeat)
     device.status_at = now
     device.deadline_at = deadline(device, now, heartbeat)
-    session.add(StatusChange(device_id=device.id, old=old, new=device.status, reason=f"{what} by {by}", at=now))
-    session.add(Event(at=now, kind=f"device-{what}", device_id=device.id, text=f"{by} {what} {device.name}"))
+    session.add(StatusChange(device_id=device.id, old=old, new=device.status, reason=reason, at=now))
+    session.add(Event(at=now, kind=f"device-{what}", device_id=device.id, text=text))
     session.flush()
 
 

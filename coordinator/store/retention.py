@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
+from math import inf
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,8 +21,12 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
+from coordinator.settings import Settings
+from coordinator.store import partitions
 from coordinator.store.blobs import Blobs
+from coordinator.store.database import Database
 from coordinator.store.models import Device, Event, Input, Instant, Run, Snapshot, Telemetry, Telemetry1h, Telemetry5m
+from coordinator.store.snapshots import NEEDED, needed_from
 
 log = logging.getLogger(__name__)
 
@@ -42,13 +47,31 @@ ENDED: Final = ("stopped", "finished")
 
 @frozen(kw_only=True)
 class Keep:
-    """Seconds for which rows are kept; 0 keeps them for ever. Rows of the ledger always are."""
+    """Seconds for which rows are kept, and how much of them at most; 0 is no limit. Rows of the ledger always are."""
 
     telemetry: float = 48 * 3600.0
     telemetry_5m: float = 30 * 86_400.0
     events: float = 365 * 86_400.0
+    lines: int = 0
+    """Events, the newest."""
     inputs: float = 30 * 86_400.0
     """Inputs with the bodies of updates, beyond what recovery needs: for as long a run can be replayed."""
+    bodies: float = 0.0
+    """Bytes of the bodies of updates; what recovery needs is not counted against."""
+    blobs: float = 0.0
+    """Bytes of the blobs; above it, snapshots that only tell of the past go, the oldest first."""
+
+    @classmethod
+    def of(cls, settings: Settings) -> Keep:
+        return cls(
+            telemetry=settings.keep_telemetry * 3600,
+            telemetry_5m=settings.keep_telemetry_5m * 86_400,
+            events=settings.keep_events * 86_400,
+            lines=settings.max_events,
+            inputs=settings.keep_inputs * 86_400,
+            bodies=settings.max_bodies * 1e9,
+            blobs=settings.max_blobs * 1e9,
+        )
 
 
 @define
@@ -76,11 +99,14 @@ class Retention:
     _short: _RollUp = field(init=False, factory=lambda: _RollUp(Telemetry5m, SHORT))
     _long: _RollUp = field(init=False, factory=lambda: _RollUp(Telemetry1h, LONG))
     _due: dict[str, float] = field(init=False, factory=dict)
+    busy: bool = field(init=False, default=False)
+    """Whether the last slice did something, so that there may be more."""
 
     def tend(self, session: Session, now: float) -> list[Later]:
         """One slice of the first task that has something to do. Returns what is to be done once it is committed."""
         later: list[Later] = []
-        for task in (self._roll_up, self._prune_telemetry, self._prune_events, self._prune_inputs):
+        pruning = (self._prune_telemetry, self._prune_events, self._prune_inputs, self._prune_blobs)
+        for task in (self._look_ahead, self._roll_up, *pruning):
             if self._due.get(task.__name__, 0.0) > now:
                 continue
             mark = len(later)
@@ -95,11 +121,25 @@ class Retention:
                 self._due[task.__name__] = now + 10 * REST
                 continue
             if more:
-                break
+                self.busy = True
+                return later
             self._due[task.__name__] = now + REST
+        self.busy = False
         return later
 
+    def prune(self, database: Database, now: float) -> None:
+        """Everything there is to do, slice by slice, beside no steward."""
+        self.busy = True
+        while self.busy:
+            with database.write() as session:
+                later = self.tend(session, now)
+            for step in later:
+                step()
+
     # -- telemetry ---------------------------------------------------------------------------------------------------
+
+    def _look_ahead(self, session: Session, now: float, _: list[Later]) -> bool:
+        return partitions.partitioned(session) and partitions.look_ahead(session, now) > 0
 
     def _roll_up(self, session: Session, now: float, later: list[Later]) -> bool:
         if self._advance(session, self._short, Telemetry.at, now - 10, _of_heartbeats, later):
@@ -139,7 +179,10 @@ class Retention:
         more = False
         if self.keep.telemetry and self._short.begin is not None:
             cut = min(now - self.keep.telemetry, self._short.begin)
-            more = _remove(session, _oldest(Telemetry.id, Telemetry.at, cut))
+            if partitions.partitioned(session):
+                more = partitions.drop(session, cut) + partitions.remove(session, cut, SLICE) > 0
+            else:
+                more = _remove(session, _oldest(Telemetry.id, Telemetry.at, cut))
         if self.keep.telemetry_5m and self._long.begin is not None:
             cut = min(now - self.keep.telemetry_5m, self._long.begin)
             first = session.scalar(select(func.min(Telemetry5m.at)))
@@ -150,25 +193,70 @@ class Retention:
     # -- journal and inputs ------------------------------------------------------------------------------------------
 
     def _prune_events(self, session: Session, now: float, _: list[Later]) -> bool:
-        if not self.keep.events:
-            return False
-        return _remove(session, _oldest(Event.seq, Event.at, now - self.keep.events))
+        more = False
+        if self.keep.events:
+            more = _remove(session, _oldest(Event.seq, Event.at, now - self.keep.events))
+        if self.keep.lines:
+            newest = session.scalar(select(func.max(Event.seq))) or 0
+            old = select(Event.seq).where(Event.seq <= newest - self.keep.lines).order_by(Event.seq).limit(SLICE)
+            more = _remove(session, delete(Event).where(Event.seq.in_(old.scalar_subquery()))) or more
+        return more
 
     def _prune_inputs(self, session: Session, now: float, later: list[Later]) -> bool:
-        if not self.keep.inputs:
+        young = now - self.keep.inputs if self.keep.inputs else -inf
+        full = self._overfull()
+        if not self.keep.inputs and full is None:
             return False
-        self._drop_old_snapshots(session, now - self.keep.inputs, later)
+        if self.keep.inputs:
+            self._drop_old_snapshots(session, young, later)
         needed = _recovered_from(session)
-        oldest = session.execute(select(Input.seq, Input.at).order_by(Input.seq).limit(SLICE)).all()
+        oldest = session.execute(select(Input.seq, Input.at, Input.kind, Input.body).order_by(Input.seq).limit(SLICE))
         gone = 0
-        for seq, at in oldest:
-            if seq > needed or at >= now - self.keep.inputs:
+        for seq, at, kind, body in oldest:
+            if kind == "delivered" and full is not None and int(body["place"][0]) > full:
+                full = None
+            if seq > needed or (at >= young and full is None):
                 break
             gone = seq
         if gone:
             session.execute(delete(Input).where(Input.seq <= gone))
         self._drop_segments(session, later)
         return gone > 0
+
+    def _overfull(self) -> int | None:
+        """The last segment that has to go for the others to fit."""
+        if not self.keep.bodies:
+            return None
+        paths = sorted(self.segments.glob("*.segment"))[:-1]  # the last one is being written to
+        over = sum(path.stat().st_size for path in paths) - self.keep.bodies
+        last = None
+        for path in paths:
+            if over <= 0:
+                break
+            over, last = over - path.stat().st_size, int(path.stem)
+        return last
+
+    def _prune_blobs(self, session: Session, now: float, later: list[Later]) -> bool:
+        """One snapshot that no recovery reads: of a run that goes on all but the newest two, else all but the last."""
+        if not self.keep.blobs or _size(self.blobs.folder) <= self.keep.blobs:
+            return False
+        ranked = (
+            select(
+                Snapshot.run_id,
+                Snapshot.seq,
+                Snapshot.sha256,
+                Snapshot.at,
+                case((Run.state.in_(ENDED), 1), else_=NEEDED).label("needed"),
+                func.row_number().over(partition_by=Snapshot.run_id, order_by=Snapshot.seq.desc()).label("place"),
+            )
+            .join(Run, Run.id == Snapshot.run_id)
+            .subquery()
+        )
+        spare = select(ranked).where(ranked.c.place > ranked.c.needed).order_by(ranked.c.at, ranked.c.seq).limit(1)
+        found = session.execute(spare).one_or_none()
+        if found is not None:
+            self._drop_snapshot(session, found.run_id, found.seq, found.sha256, later)
+        return found is not None
 
     def _drop_old_snapshots(self, session: Session, cut: float, later: list[Later]) -> None:
         """Of a run that ended long ago only the last snapshot is kept: it holds the final model."""
@@ -180,9 +268,12 @@ class Retention:
             .limit(SLICE)
         ).all()
         for run, seq, sha256 in found:
-            session.execute(delete(Snapshot).where(Snapshot.run_id == run, Snapshot.seq == seq))
-            if session.scalar(select(Snapshot.seq).where(Snapshot.sha256 == sha256).limit(1)) is None:
-                later.append(partial(self.blobs.remove, sha256))
+            self._drop_snapshot(session, run, seq, sha256, later)
+
+    def _drop_snapshot(self, session: Session, run: str, seq: int, sha256: str, later: list[Later]) -> None:
+        session.execute(delete(Snapshot).where(Snapshot.run_id == run, Snapshot.seq == seq))
+        if session.scalar(select(Snapshot.seq).where(Snapshot.sha256 == sha256).limit(1)) is None:
+            later.append(partial(self.blobs.remove, sha256))
 
     def _drop_segments(self, session: Session, later: list[Later]) -> None:
         """Segment files that lie before the first body a kept input names. Bodies are appended in the inputs' order."""
@@ -202,9 +293,8 @@ _NAMES: Final = [column.name for column in Telemetry5m.__table__.columns]
 def _recovered_from(session: Session) -> int:
     """The last input that no recovery reads any more, and that is not the newest: numbers must not come again."""
     newest = session.scalar(select(func.max(Input.seq))) or 0
-    first = select(func.min(Snapshot.seq)).where(Snapshot.run_id == Run.id).correlate(Run).scalar_subquery()
-    going = session.scalars(select(func.coalesce(first, 0)).where(Run.state.not_in(ENDED), ~Run.simulated)).all()
-    return min([newest - 1, *going])
+    going = session.scalars(select(Run.id).where(Run.state.not_in(ENDED), ~Run.simulated)).all()
+    return min([newest - 1, *(needed_from(session, run) for run in going)])
 
 
 def _span(session: Session, source: InstrumentedAttribute[float], since: float, seconds: int) -> float | None:
@@ -273,6 +363,15 @@ def _oldest(key: InstrumentedAttribute[int], at: InstrumentedAttribute[float], c
 def _remove(session: Session, statement: Delete) -> bool:
     done: Any = session.execute(statement.execution_options(synchronize_session=False))
     return bool(done.rowcount)
+
+
+def _size(folder: Path) -> int:
+    """Bytes of all files below a folder; those that go meanwhile count nothing."""
+    total = 0
+    for path in folder.glob("*/*"):
+        with suppress(OSError):
+            total += path.stat().st_size
+    return total
 
 
 def _unlink(path: Path) -> None:

@@ -58,6 +58,9 @@ device_contribution = _view(
     float: weight share width staleness loss big: bytes_up bytes_down float: seconds_train seconds_link
     at: first last""",
 )
+device_labels = _view(
+    "v_device_labels", "text: device_id device device_group int: class big: samples float: share"
+)
 device_availability = _view(
     "v_device_availability",
     """big: id text: device_id device device_group status reason at: at text: day at: until float: seconds

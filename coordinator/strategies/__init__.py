@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .base import Gate
 from .clip import Clip
 from .fedasmu import FedASMU
 from .fedasync import FedAsync
@@ -15,9 +16,11 @@ from .whale_fl import WhaleFL
 AGGREGATORS = {cls.kind: cls for cls in (FedAvg, FedAsync, FedBuff, FedASMU)}
 POLICIES = {cls.kind: cls for cls in (Fixed, HeteroFL, WhaleFL, Cohort, Ssp)}
 TRANSFORMS = {cls.kind: cls for cls in (Clip,)}
+GATES: dict[str, type[Gate]] = {}
 
 __all__ = [
     "AGGREGATORS",
+    "GATES",
     "POLICIES",
     "TRANSFORMS",
     "Clip",

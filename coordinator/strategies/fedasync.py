@@ -57,8 +57,8 @@ def mixed(model: Model, contribution: Contribution, weight: float) -> Step:
     """The step that mixes a device's weights into the model: weight·(base + difference − model) over the region."""
     if contribution.base is None:
         raise ValueError("mixing weights needs the base of the contribution")
-    region = contribution.region
-    base, now = region.cut(contribution.base), region.cut(model.weights)
+    region, base = contribution.region, contribution.base
+    now = region.cut(model.weights)
     step = {
         name: np.float32(weight) * (base[name] + difference - now[name])
         for name, difference in contribution.difference.items()

@@ -21,10 +21,10 @@ import numpy as np
 from attrs import evolve, field, frozen
 
 from protocol.messages import Plan
+from protocol.subnetwork import Region
 from protocol.weights import Weights, zeros_like
 
 from .base import (
-    Barrier,
     Context,
     Contribution,
     Contributor,
@@ -40,8 +40,10 @@ from .base import (
     Refused,
     Reported,
     Retry,
+    Shapeless,
     Step,
     Tick,
+    Waiting,
     WakeAt,
     option,
 )
@@ -89,6 +91,10 @@ class FedAvg:
             return state, [WakeAt(state.began + self.timeout)]
         return state, []
 
+    def reshape(self, state: Round, kept: Region) -> Round:
+        total, weight, count = (kept.cut(part) for part in (state.total, state.weight, state.count))
+        return evolve(state, total=total, weight=weight, count=count)
+
     def absorb(self, state: Round, model: Model, contribution: Contribution, ctx: Context) -> tuple[Round, Step | None]:
         samples = float(contribution.device.samples)
         contribution.region.add(state.total, contribution.difference, samples)
@@ -129,7 +135,7 @@ class Rounds:
 
 
 @frozen
-class Cohort:
+class Cohort(Shapeless):
     """Admit ``goal`` devices and a share ``over_selection`` more to each round; others come back in ``pause`` seconds.
 
     A device trains once per round. One of which no update comes (its lease ends, it loses its work, sends something
@@ -138,7 +144,7 @@ class Cohort:
 
     kind: ClassVar[str] = "cohort"
     writes: ClassVar[frozenset[str]] = frozenset()
-    barrier: ClassVar[Barrier] = "rounds"
+    waiting: ClassVar[Waiting] = "rounds"
     goal: int = option(10, 1, 100_000)
     over_selection: float = option(0.3, 0, 10)
     pause: float = option(2.0, 0.1, 86_400)

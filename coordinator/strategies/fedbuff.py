@@ -13,6 +13,7 @@ from typing import ClassVar
 import numpy as np
 from attrs import frozen
 
+from protocol.subnetwork import Region
 from protocol.weights import Weights, zeros_like
 
 from .base import Context, Contribution, Contributor, MemberEffect, MemberEvent, Model, Step, option
@@ -44,6 +45,9 @@ class FedBuff:
 
     def on(self, state: Buffer, event: MemberEvent, ctx: Context) -> tuple[Buffer, list[MemberEffect]]:
         return state, []
+
+    def reshape(self, state: Buffer, kept: Region) -> Buffer:
+        return Buffer(kept.cut(state.total), kept.cut(state.count), state.contributors)
 
     def absorb(
         self, state: Buffer, model: Model, contribution: Contribution, ctx: Context

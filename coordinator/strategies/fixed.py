@@ -8,7 +8,7 @@ from attrs import evolve, frozen
 
 from protocol.messages import Plan
 
-from .base import Barrier, Context, DeviceView, Explanation, Model, Stateless, option
+from .base import Context, DeviceView, Explanation, Model, Stateless, Waiting, option
 
 
 @frozen
@@ -17,7 +17,7 @@ class Fixed(Stateless):
 
     kind: ClassVar[str] = "fixed"
     writes: ClassVar[frozenset[str]] = frozenset({"width"})
-    barrier: ClassVar[Barrier] = "none"
+    waiting: ClassVar[Waiting] = "none"
     width: float = option(1.0, 1 / 1024, 1)
 
     def shape(

@@ -14,7 +14,7 @@ from attrs import evolve, field, frozen
 
 from protocol.messages import Plan
 
-from .base import Barrier, Context, DeviceView, Explanation, Model, Stateless, between, option
+from .base import Context, DeviceView, Explanation, Model, Stateless, Waiting, between, option
 
 
 def _widths(instance: Any, attribute: Any, value: Mapping[str, float]) -> None:
@@ -28,7 +28,7 @@ class HeteroFL(Stateless):
 
     kind: ClassVar[str] = "heterofl"
     writes: ClassVar[frozenset[str]] = frozenset({"width"})
-    barrier: ClassVar[Barrier] = "none"
+    waiting: ClassVar[Waiting] = "none"
     widths: dict[str, float] = field(factory=dict, validator=_widths)
     width: float = option(1.0, 1 / 1024, 1)
 

@@ -15,7 +15,6 @@ from attrs import frozen
 from protocol.messages import Plan
 
 from .base import (
-    Barrier,
     Context,
     DeviceView,
     Expired,
@@ -27,6 +26,8 @@ from .base import (
     Refused,
     Reported,
     Retry,
+    Shapeless,
+    Waiting,
     option,
 )
 
@@ -47,7 +48,7 @@ class Paces:
 
 
 @frozen
-class Ssp:
+class Ssp(Shapeless):
     """``bound`` updates ahead at most; ``pause`` seconds until a device that is too far ahead asks again; ``patience``
     seconds of silence until a device counts as gone: more than an assignment takes."""
 
@@ -58,7 +59,7 @@ class Ssp:
     patience: float = option(900.0, 1, 1e7)
 
     @property
-    def barrier(self) -> Barrier:
+    def waiting(self) -> Waiting:
         return "bound" if self.bound else "rounds"
 
     def init(self, model: Model) -> Paces:

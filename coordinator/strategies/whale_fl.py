@@ -28,7 +28,6 @@ from protocol.messages import Plan
 from protocol.subnetwork import WIDTHS
 
 from .base import (
-    Barrier,
     Context,
     DeviceView,
     Explanation,
@@ -37,6 +36,8 @@ from .base import (
     MemberEvent,
     Model,
     Reported,
+    Shapeless,
+    Waiting,
     option,
 )
 
@@ -78,13 +79,13 @@ def _descending(instance: Any, attribute: Any, value: tuple[float, ...]) -> None
 
 
 @frozen
-class WhaleFL:
+class WhaleFL(Shapeless):
     """``beta`` β, ``delay`` δ and ``half_window`` h in reports; ``scale`` A and ``reference`` T_set (seconds), 0 for
     automatic; ``widths`` the levels, largest first."""
 
     kind: ClassVar[str] = "whale_fl"
     writes: ClassVar[frozenset[str]] = frozenset({"width"})
-    barrier: ClassVar[Barrier] = "none"
+    waiting: ClassVar[Waiting] = "none"
     beta: float = option(1.0, 0, 10)
     delay: int = option(5, 0, 1000)
     half_window: int = option(2, 0, 100)

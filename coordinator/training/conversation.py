@@ -11,25 +11,16 @@ from sqlalchemy import bindparam, insert, select
 from coordinator.store import ledger, models
 from coordinator.store.ledger import Ledger
 from coordinator.strategies.base import DeviceView
+from coordinator.training.consequences import receipt
 from coordinator.training.errands import Errands
-from coordinator.training.inputs import CheckedIn, Delivered, Rejected, Settled
+from coordinator.training.inputs import Asked, CheckedIn, Delivered, Rejected, Settled
 from coordinator.training.live import LiveRun
-from coordinator.training.runs import Runs, receipt
+from coordinator.training.runs import Runs
 from coordinator.training.turn import Turn
 from coordinator.training.twins import Twins
+from protocol.commands import CommandResult
 from protocol.errors import ProtocolError
-from protocol.messages import (
-    PROTOCOL,
-    CheckIn,
-    Chunk,
-    CommandResult,
-    DeviceEvent,
-    Progress,
-    Receipt,
-    Retry,
-    Telemetry,
-    Update,
-)
+from protocol.messages import PROTOCOL, Ask, CheckIn, Chunk, DeviceEvent, Progress, Receipt, Retry, Telemetry, Update
 from protocol.transfer import Receiver
 from protocol.wire import decode, unframe, unstructure
 
@@ -40,9 +31,13 @@ OVERHEAD = 64 * 1024
 
 _BEAT = insert(models.table_of(models.Telemetry))
 _devices = models.table_of(models.Device)
-_STANDING = select(_devices.c.group, _devices.c.pending_at, _devices.c.paused_at).where(
-    _devices.c.id == bindparam("device")
-)
+_STANDING = select(
+    _devices.c.group,
+    _devices.c.pending_at,
+    _devices.c.paused_at,
+    _devices.c.quarantined_at,
+    _devices.c.quarantine,
+).where(_devices.c.id == bindparam("device"))
 _MEASURED = ("uptime", "load", "temperature", "memory", "memory_free", "disk_free", "spool")
 
 CHECK_INS = 50
@@ -79,6 +74,8 @@ class Conversation:
                     self._update(turn, device, *unframe(Update, payload))
                 case "chunk":
                     self._chunk(turn, device, *unframe(Chunk, payload))
+                case "ask":
+                    self._ask(turn, device, decode(Ask, payload))
                 case "progress":
                     ledger.take(turn.session, turn.now, device, decode(Progress, payload).assignment)
                 case "result":
@@ -128,7 +125,10 @@ class Conversation:
     # -- work ----------------------------------------------------------------------------------------------------
 
     def _check_in(self, turn: Turn, device: str, check_in: CheckIn) -> None:
-        turn.seen(device, agent=check_in.agent, runtime=check_in.runtime, samples=check_in.samples)
+        labels = unstructure(check_in).get("labels")  # not every agent tells
+        turn.seen(
+            device, agent=check_in.agent, runtime=check_in.runtime, samples=check_in.samples, labels=labels
+        )
         row = turn.session.execute(_STANDING, {"device": device}).one()
         run = self.runs.fitting(device, check_in)
         if check_in.protocol != PROTOCOL:
@@ -137,6 +137,8 @@ class Conversation:
             reason = "the device waits for an operator to adopt it"
         elif row.paused_at is not None:
             reason = "the device is paused"
+        elif row.quarantined_at is not None:
+            reason = f"the device is in quarantine: {row.quarantine}"[:2000]
         elif run is None:
             shape = "×".join(map(str, check_in.input))
             reason = f"no run is going on that wants data of shape {shape} with {check_in.classes} classes"
@@ -155,6 +157,13 @@ class Conversation:
             self._idle = {d: at for d, at in self._idle.items() if turn.now - at < 3600}
         self.runs.pace = max(2.0, len(self._idle) / CHECK_INS)
         return self.runs.pace
+
+    def _ask(self, turn: Turn, device: str, ask: Ask) -> None:
+        """A device wants the fresh model for work of a run that is going on; any other question is late."""
+        for run in self.runs.live.values():
+            if ask.assignment in run.engine.core.open:
+                self.runs.handle(turn, run, Asked(device, ask))
+                return
 
     # -- updates -------------------------------------------------------------------------------------------------
 
@@ -178,7 +187,7 @@ class Conversation:
             turn.send(device, "receipt", receipt(late))
             return
         try:
-            limit = 4 * run.engine.region(work.plan.width).parameters + OVERHEAD
+            limit = 4 * run.engine.region(work.plan).parameters + OVERHEAD
             receiver = self._receiver(device, update, limit)
             if not update.chunk:
                 receiver.whole(body)

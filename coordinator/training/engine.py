@@ -6,37 +6,22 @@ the same order give the same model, bit for bit, whether they come from a fleet,
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-from attrs import define, evolve, frozen
+from attrs import evolve, frozen
 
-from coordinator.strategies.base import (
-    Context,
-    Contribution,
-    Cost,
-    DeviceView,
-    Discarded,
-    Expired,
-    Explanation,
-    Left,
-    Member,
-    MemberEvent,
-    Model,
-    Propose,
-    Refused,
-    Reported,
-    Retry,
-    Step,
-    Tick,
-    WakeAt,
-)
+from coordinator.strategies import events
+from coordinator.strategies.base import Context, Contribution, Cost, Explanation, Model, Retry, Step
+from coordinator.training import effects
 from coordinator.training.admission import Refusal, difference_of
+from coordinator.training.core import Core
 from coordinator.training.inputs import (
+    Answered,
+    Asked,
     Changed,
     CheckedIn,
-    Closed,
     Deferred,
     Delivered,
     Departed,
@@ -45,16 +30,19 @@ from coordinator.training.inputs import (
     Input,
     Offered,
     Operated,
+    Quarantined,
     Rejected,
     Settled,
     Ticked,
     Versioned,
 )
+from coordinator.training.members import Members
 from coordinator.training.recipe import Recipe
 from coordinator.training.state import freeze, thaw
-from protocol.messages import Plan
-from protocol.subnetwork import Layout, Region, nested
-from protocol.weights import Weights, add, digest, finite, norm
+from coordinator.training.work import Work, contribution_of, effective_base, end_of, reported
+from protocol.messages import Plan, Update
+from protocol.subnetwork import WIDTHS, Layout, Region, Subnetwork, nested
+from protocol.weights import Weights, add, digest, finite, norm, zeros_like
 
 GOING_ON = ("running", "paused")
 MOVES = {("running", "pause"): "paused", ("paused", "resume"): "running"}
@@ -62,39 +50,19 @@ MOVES = {("running", "pause"): "paused", ("paused", "resume"): "running"}
 
 @frozen
 class Setting:
-    """What a run is made of: everything that never changes."""
+    """What a run is made of: everything that never changes. ``cost`` says what a subnetwork of ``layout`` costs;
+    ``measured``: versions are measured on a test set, ``control``: on a control set as well. What comes from the
+    devices ``without`` counts as zero: to see what a model would lack, for no run that is going on."""
 
     run: str
     recipe: Recipe
     layout: Layout
-    costs: Mapping[float, Cost]
+    cost: Callable[[Subnetwork], Cost]
     seed: int
     target: float | None
-
-
-@frozen
-class Open:
-    """An assignment that waits for its update."""
-
-    device: DeviceView
-    version: int
-    plan: Plan
-    expires_at: float
-
-
-@define
-class Core:
-    """Everything that changes, but for the members' states. ``wake_at`` is when the next Tick is due."""
-
-    weights: Weights
-    version: int
-    absorbed: int
-    inputs: int
-    offers: int
-    state: str
-    open: dict[str, Open]
-    bases: dict[int, Weights]
-    wake_at: float | None = None
+    measured: bool = False
+    control: bool = False
+    without: frozenset[str] = frozenset()
 
 
 class Engine:
@@ -102,102 +70,120 @@ class Engine:
 
     def __init__(self, setting: Setting, weights: Weights) -> None:
         self.setting = setting
-        self.core = Core(weights, 0, 0, 0, 0, "running", {}, {})
-        recipe = setting.recipe
-        self._members: tuple[Member, ...] = (*recipe.policies, recipe.aggregator, *recipe.transforms)
-        self._states: list[Any] = [member.init(self._model()) for member in self._members]
-        self._regions: dict[float, Region] = {}
+        self.core = Core(weights, setting.layout)
+        self._reshaped()
+        self._members = Members(setting.recipe, self._model())
+        self._fresh: dict[str, events.SendFresh] = {}
 
     # -- the door ------------------------------------------------------------------------------------------------
 
     def handle(self, given: Input, now: float) -> list[Effect]:
         """Take one input at time ``now`` (seconds) and say what follows from it."""
         self.core.inputs += 1
+        if self.core.standing.began is None:
+            self.core.standing.began = now
+        return [*self._taken(given, now), *self._settle(now)]
+
+    def _taken(self, given: Input, now: float) -> Iterator[Effect]:
         match given:
             case CheckedIn():
-                return list(self._check_in(given, now))
+                return self._check_in(given, now)
             case Delivered():
-                return list(self._deliver(given, now))
+                return self._deliver(given, now)
             case Rejected():
-                return list(self._reject(given, now))
+                return self._reject(given, now)
+            case Asked():
+                return self._asked(given, now)
             case Evaluated():
-                return list(self._evaluated(given))
+                return self._evaluated(given)
+            case Answered():
+                return self._answered(given, now)
             case Ticked():
-                return list(self._expire(now))
+                return self._expire(now)
             case Departed():
-                return list(self._depart(given.device, now))
+                return self._depart(given.device, now)
             case Operated():
-                return list(self._operate(given))
+                return self._operate(given)
+
+    def _settle(self, now: float) -> Iterator[Effect]:
+        """What comes after everything else: word that all is quiet, and fresh models, as new as they can be."""
+        if self.core.barrier is not None and not self.core.open and not self.core.quiet:
+            self.core.quiet = True
+            yield from self._tell(events.Quiet(), now)
+        if (reason := self.core.standing.over(self.setting.recipe.stop, now)) is not None:
+            yield from self._stop(("stopped", reason))
+        wishes, self._fresh = self._fresh, {}
+        for wish in wishes.values():
+            yield from effects.send_fresh(self.core, wish, keep_base=self.setting.recipe.aggregator.needs_base)
 
     @property
     def deadline(self) -> float | None:
         """When a lease runs out or a member wants to be woken: the time by which a Ticked is due."""
         times = [work.expires_at for work in self.core.open.values()]
-        if self.core.wake_at is not None:
-            times.append(self.core.wake_at)
+        times += [
+            at for at in (self.core.wake_at, self.core.standing.deadline(self.setting.recipe.stop)) if at is not None
+        ]
         return min(times, default=None)
 
-    def region(self, width: float) -> Region:
-        """The part of the model that a nested width keeps."""
-        if width not in self._regions:
-            self._regions[width] = Region(self.setting.layout, nested(self.setting.layout, width))
-        return self._regions[width]
+    def region(self, plan: Plan) -> Region:
+        """The part of the model that a plan trains."""
+        key = plan.width, plan.roll
+        if key not in self._regions:
+            self._regions[key] = Region(self.core.layout, nested(self.core.layout, *key))
+        return self._regions[key]
 
     def snapshot(self) -> bytes:
         """The whole state as bytes."""
-        return freeze(self._snapshot_class()(self.core, *self._states))
+        return freeze(self._members.snapshot_class(Core)(self.core, *self._members.states))
 
     def restore(self, data: bytes) -> None:
         """Become what :meth:`snapshot` wrote; the setting must be the same."""
-        value = thaw(self._snapshot_class(), data)
+        value = thaw(self._members.snapshot_class(Core), data)
         self.core = value.core
-        self._states = [getattr(value, f"member{i}") for i in range(len(self._members))]
+        self._members.states = [getattr(value, f"member{i}") for i in range(len(self._members))]
+        self._reshaped()
 
     # -- check-ins -----------------------------------------------------------------------------------------------
 
     def _check_in(self, given: CheckedIn, now: float) -> Iterator[Effect]:
         device, check_in = given.device, given.check_in
         yield from self._drop_forgotten(device.id, {check_in.held, *check_in.unsent}, now)
+        held = self.core.open.get(check_in.held or "")
         if self.core.state != "running":
             yield Deferred(device.id, check_in.id, None, f"the run is {self.core.state}")
-            return
-        held = self.core.open.get(check_in.held or "")
-        if check_in.held and held and held.device.id == device.id:
+        elif check_in.held and held and held.device.id == device.id:
             yield _offered(check_in.held, held, check_in.id, {}, again=True)
-            return
-        plan, explanation = self._shaped(device, now)
-        if isinstance(plan, Plan) and plan.coding != "float32" and plan.coding not in check_in.features:
-            plan = evolve(plan, coding="float32")  # an older agent: it gets what it can do
+        elif self.core.barrier is not None:
+            yield Deferred(device.id, check_in.id, None, self.core.barrier)
+        else:
+            yield self._offer(given, now)
+
+    def _offer(self, given: CheckedIn, now: float) -> Effect:
+        device, check_in = given.device, given.check_in
+        plan, explanation = self._members.shape(
+            self.setting.recipe.plan.plan(), device, self._model(), self._context(now)
+        )
         if isinstance(plan, Retry):
-            yield Deferred(device.id, check_in.id, plan.seconds, plan.reason)
-            return
+            return Deferred(device.id, check_in.id, plan.seconds, plan.reason)
+        plan, kept = effects.held(self.core, device.id, plan)
+        if kept:
+            explanation["held"] = kept
+        plan = plan.within(check_in.features)
         self.core.offers += 1
         number = f"{self.setting.run}.{self.core.offers}"
-        work = Open(device, self.core.version, plan, now + self.setting.recipe.plan.lease)
-        self.core.open[number] = work
+        expires_at = now + self.setting.recipe.plan.lease
+        work = Work(device, self.core.version, plan, expires_at, check_in.features, plan.steps)
+        self.core.begin(number, work)
         if self.setting.recipe.aggregator.needs_base:
             self.core.bases[work.version] = self.core.weights
-        yield _offered(number, work, check_in.id, explanation, again=False)
+        return _offered(number, work, check_in.id, explanation, again=False)
 
     def _drop_forgotten(self, device: str, known: set[str | None], now: float) -> Iterator[Effect]:
         """Assignments that the device neither works on nor has to deliver never reached it."""
-        for number, work in list(self.core.open.items()):
-            if work.device.id == device and number not in known:
-                yield self._close(number, "cancelled", "the device does not hold it any more")
-                yield from self._tell(Expired(work.device, work.version), now)
-
-    def _shaped(self, device: DeviceView, now: float) -> tuple[Plan | Retry, dict[str, Explanation]]:
-        plan: Plan | Retry = self.setting.recipe.plan.plan()
-        explanations: dict[str, Explanation] = {}
-        for index, policy in enumerate(self.setting.recipe.policies):
-            assert isinstance(plan, Plan)
-            self._states[index], plan, explanation = policy.shape(
-                self._states[index], plan, device, self._model(), self._context(now)
-            )
-            explanations[policy.kind] = explanation
-            if isinstance(plan, Retry):
-                break
-        return plan, explanations
+        for number, work in self.core.works(device):
+            if number not in known:
+                yield self.core.close(number, "cancelled", "the device does not hold it any more")
+                yield from self._tell(events.Expired(work.device, work.version), now)
 
     # -- updates -------------------------------------------------------------------------------------------------
 
@@ -209,115 +195,133 @@ class Engine:
                 given.device, update, "expired", "the assignment was closed before the update came", None, None
             )
             return
-        del self.core.open[update.assignment]
-        staleness = self.core.version - work.version
+        region = self.region(work.plan)
         try:
-            region = self.region(work.plan.width)
-            difference = difference_of(update, given.body, work.version, work.plan, region)
+            difference = difference_of(update, given.body, work, region, self.core.shape_epoch)
         except Refusal as refusal:
-            yield Settled(given.device, update, "refused", str(refusal), staleness, None)
-            yield from self._tell(Refused(work.device, work.version), now)
-            self._forget_bases()
+            yield from self._refuse(work, update, str(refusal), now)
             return
-        yield from self._tell(self._reported(work, given, region), now)
-        staleness = self.core.version - work.version  # the model may have moved at these news
-        length = norm(difference)
+        if given.device in self.setting.without:
+            difference = zeros_like(difference)
+        base = self._base(work, update, region)
+        contribution = contribution_of(work, update, region, difference, base, self.core.version)
+        scores, verdict = self._members.judge(contribution, self._model(), self._context(now))
+        if verdict is not None:
+            yield from self._refuse(work, update, verdict.refusal, now, scores)
+            if verdict.quarantine:
+                yield from self._quarantine(given.device, verdict.refusal)
+            return
+        self.core.standing.delivered(given.device, update)
+        ends = self._came(work, update, end_of(base, difference), now)
+        yield from self._tell(reported(work, update, region), now)
+        staleness = self.core.version - update.lineage.newest  # the model may have moved at these news
+        settled = Settled(given.device, update, "stored", "", staleness, norm(difference), ends, scores)
         if staleness > self.setting.recipe.aggregator.max_staleness:
             reason = f"{staleness} versions old, at most {self.setting.recipe.aggregator.max_staleness} are taken"
-            yield Settled(given.device, update, "stale", reason, staleness, length)
+            yield evolve(settled, outcome="stale", reason=reason)
         else:
-            yield Settled(given.device, update, "stored", "", staleness, length)
-            yield from self._absorb(work, given, region, difference, staleness, now)
-        self._forget_bases()
+            yield settled
+            yield from self._absorb(evolve(contribution, staleness=staleness), now)
+        self.core.forget_bases()
+        if update.holdout is not None and not self.setting.measured:
+            devices = len({work.device.id for work in self.core.open.values()} | self.core.standing.local.keys())
+            yield from self._stop(self.core.standing.locally(self.setting.recipe.stop, self.setting.target, devices))
+
+    def _came(self, work: Work, update: Update, base: Weights | None, now: float) -> bool:
+        """A sound commit came: whether its assignment ends with it, or its lease begins anew."""
+        ends = update.last or update.commit >= work.plan.commits
+        if ends:
+            self.core.end(update.assignment)
+        else:
+            lease = now + self.setting.recipe.plan.lease
+            self.core.open[update.assignment] = work.continued(update, base, lease)
+        return ends
+
+    def _quarantine(self, device: str, reason: str) -> Iterator[Effect]:
+        for number, _ in self.core.works(device):
+            yield self.core.close(number, "cancelled", "the device was quarantined")
+        yield Quarantined(device, reason)
 
     def _reject(self, given: Rejected, now: float) -> Iterator[Effect]:
         work = self.core.open.get(given.update.assignment)
         if work is not None and work.device.id == given.device:
-            del self.core.open[given.update.assignment]
-            staleness = self.core.version - work.version
-            yield Settled(given.device, given.update, "refused", given.reason, staleness, None)
-            yield from self._tell(Refused(work.device, work.version), now)
-            self._forget_bases()
+            yield from self._refuse(work, given.update, given.reason, now)
 
-    def _absorb(
-        self, work: Open, given: Delivered, region: Region, difference: Weights, staleness: int, now: float
+    def _refuse(
+        self, work: Work, update: Update, reason: str, now: float, scores: dict[str, Explanation] | None = None
     ) -> Iterator[Effect]:
-        contribution = Contribution(
-            device=work.device,
-            key=f"{given.update.assignment}/{given.update.commit}",
-            difference=difference,
-            region=region,
-            base=self.core.bases.get(work.version),
-            base_version=work.version,
-            staleness=staleness,
-            samples=given.update.samples,
-            steps=given.update.steps,
-            loss=given.update.loss,
-        )
-        recipe, context, model = self.setting.recipe, self._context(now), self._model()
-        at = len(recipe.policies)
-        self._states[at], step = recipe.aggregator.absorb(self._states[at], model, contribution, context)
+        """An unsound update ends its assignment: what would come after it builds on it."""
+        self.core.end(update.assignment)
+        staleness = self.core.version - work.version
+        yield Settled(work.device.id, update, "refused", reason, staleness, None, scores=scores or {})
+        yield from self._tell(events.Refused(work.device, work.version), now)
+        self.core.forget_bases()
+
+    def _absorb(self, contribution: Contribution, now: float) -> Iterator[Effect]:
+        step = self._members.absorb(contribution, self._model(), self._context(now))
         self.core.absorbed += 1
         if step is not None:
             yield from self._move(step, now)
 
     def _move(self, step: Step, now: float) -> Iterator[Effect]:
         """Take a step that the aggregator proposes, by way of the transforms."""
-        recipe, context, model = self.setting.recipe, self._context(now), self._model()
-        for index, transform in enumerate(recipe.transforms, len(recipe.policies) + 1):
-            self._states[index], step = transform.apply(self._states[index], step, model, context)
+        step = self._members.transform(step, self._model(), self._context(now))
         moved = add(self.core.weights, step.difference)
         if not finite(moved):
             yield Changed("paused", f"version {self.core.version + 1} would not be finite: the step was dropped")
             self.core.state = "paused"
-            yield from self._tell(Discarded(), now)
+            yield from self._tell(events.Discarded(), now)
             return
         self.core.weights = moved
         self.core.version += 1
         yield Versioned(self.core.version, digest(moved), norm(step.difference), step.contributors)
 
-    def _reported(self, work: Open, given: Delivered, region: Region) -> Reported:
-        update = given.update
-        sizes = {name: int(np.prod(shape)) for name, shape in region.shapes.items()}
-        known = {n: v for n, v in update.squared_gradient.items() if n in sizes}
-        peaks = {n: v for n, v in update.squared_gradient_peak.items() if n in sizes}
-        timings = update.timings
-        return Reported(
-            device=work.device,
-            plan=work.plan,
-            steps=update.steps,
-            loss=update.loss,
-            squared_gradient=known,
-            squared_gradient_peak=peaks,
-            sizes=sizes,
-            seconds_train=timings.train,
-            seconds_link=timings.download + (timings.upload or 0.0),
-            bytes_link=update.bytes_down + (update.size if timings.upload is not None else 0),
-        )
+    def _base(self, work: Work, update: Update, region: Region) -> Weights | None:
+        if not self.setting.recipe.aggregator.needs_base:
+            return None
+        return effective_base(work, update.lineage.merges, region, self.core.bases.__getitem__)
 
     # -- time, people, results -----------------------------------------------------------------------------------
+
+    def _asked(self, given: Asked, now: float) -> Iterator[Effect]:
+        work, ask = self.core.open.get(given.ask.assignment), given.ask
+        if work is not None and work.device.id == given.device:
+            yield from self._tell(events.FreshAsked(work.device, work.plan, ask.step, work.version), now)
 
     def _expire(self, now: float) -> Iterator[Effect]:
         for number, work in list(self.core.open.items()):
             if work.expires_at <= now:
-                yield self._close(number, "expired", "the lease ran out")
-                yield from self._tell(Expired(work.device, work.version), now)
+                yield self.core.close(number, "expired", "the lease ran out")
+                yield from self._tell(events.Expired(work.device, work.version), now)
         if self.core.wake_at is not None and self.core.wake_at <= now:
             self.core.wake_at = None
-            yield from self._tell(Tick(), now)
+            yield from self._tell(events.Tick(), now)
 
     def _depart(self, device: str, now: float) -> Iterator[Effect]:
-        for number, work in list(self.core.open.items()):
-            if work.device.id == device:
-                yield self._close(number, "cancelled", "the device was revoked")
-        yield from self._tell(Left(device), now)
+        for number, _ in self.core.works(device):
+            yield self.core.close(number, "cancelled", "the device was revoked")
+        yield from self._tell(events.Left(device), now)
 
     def _evaluated(self, given: Evaluated) -> Iterator[Effect]:
-        target = self.setting.target
-        if target is not None and given.accuracy >= target and self.core.state in GOING_ON:
-            yield from self._end(
-                "finished", f"version {given.version} reached {given.accuracy:.4f}, the target is {target:g}"
+        if self.core.state in GOING_ON:
+            yield from self._stop(self.core.standing.measured(self.setting.recipe.stop, self.setting.target, given))
+
+    def _stop(self, verdict: tuple[str, str] | None) -> Iterator[Effect]:
+        if verdict is not None and self.core.state in GOING_ON:
+            yield from self._end(*verdict)
+
+    def _answered(self, given: Answered, now: float) -> Iterator[Effect]:
+        question = self.core.questions.pop(given.number, None)
+        if question is None:
+            return
+        result = given.result
+        if question.computation == effects.EVALUATE and "failed" not in result:
+            event: events.MemberEvent = events.Evaluated(
+                int(result["version"]), float(result["accuracy"]), float(result["loss"])
             )
+        else:
+            event = events.Computed(self._members.kind(question.index), question.computation, result)
+        yield from self._tell(event, now)
 
     def _operate(self, given: Operated) -> Iterator[Effect]:
         if given.action == "stop" and self.core.state in GOING_ON:
@@ -327,48 +331,68 @@ class Engine:
             yield Changed(state, f"{given.action}d by {given.by}")
 
     def _end(self, state: str, reason: str) -> Iterator[Effect]:
-        for number in list(self.core.open):
-            yield self._close(number, "cancelled", f"the run is {state}")
+        yield from effects.clear(self.core, f"the run is {state}")
         self.core.state, self.core.wake_at = state, None
+        self.core.questions.clear()
         yield Changed(state, reason)
-
-    def _close(self, number: str, state: str, reason: str) -> Closed:
-        work = self.core.open.pop(number)
-        self._forget_bases()
-        return Closed(number, work.device.id, state, reason)
 
     # -- members -------------------------------------------------------------------------------------------------
 
-    def _tell(self, event: MemberEvent, now: float) -> Iterator[Effect]:
+    def _tell(self, event: events.MemberEvent, now: float) -> Iterator[Effect]:
         """Every member hears an event; what they want is done at once, in their order. After the end nothing moves."""
-        if self.core.state not in GOING_ON:
-            return
-        for index, member in enumerate(self._members):
-            self._states[index], effects = member.on(self._states[index], event, self._context(now))
-            for effect in effects:
-                match effect:
-                    case Propose():
-                        yield from self._move(effect.step, now)
-                    case WakeAt():
-                        due = self.core.wake_at
-                        self.core.wake_at = effect.at if due is None else min(effect.at, due)
+        for index in range(len(self._members)):
+            if self.core.state not in GOING_ON:
+                return
+            for effect in self._members.tell(index, event, self._context(now)):
+                yield from self._done(index, effect, now)
+
+    def _done(self, index: int, effect: events.MemberEffect, now: float) -> Iterator[Effect]:
+        core = self.core
+        match effect:
+            case events.Propose():
+                yield from self._move(effect.step, now)
+            case events.WakeAt():
+                core.wake_at = effect.at if core.wake_at is None else min(effect.at, core.wake_at)
+            case events.Amend():
+                yield from effects.amend(core, effect)
+            case events.SendFresh():
+                self._fresh[effect.device] = effect
+            case events.Evaluate():
+                yield effects.ask(core, index, effects.EVALUATE, {})
+            case events.Compute():
+                yield effects.ask(core, index, effect.computation, effect.arguments)
+            case events.Hold():
+                effects.hold(core, index, effect.fields)
+            case events.Barrier():
+                core.barrier, core.quiet = effect.reason, False
+            case events.Release():
+                core.barrier, core.quiet = None, False
+            case events.Adopt():
+                yield effects.adopt(core, effect)
+            case events.Reshape():
+                yield from self._reshape(effect)
+
+    def _reshape(self, wish: events.Reshape) -> Iterator[Effect]:
+        kept = Region(self.core.layout, Subnetwork(dict(wish.channels)))
+        yield from effects.cut_down(self.core, kept, wish.reason)
+        self._members.reshape(kept)
+        self._reshaped()
+
+    def _reshaped(self) -> None:
+        """What follows from the layout."""
+        layout = self.core.layout
+        self._regions: dict[tuple[float, int], Region] = {}
+        # A count of channels means the same in the layout the run began with.
+        self._costs = {width: self.setting.cost(nested(layout, width)) for width in WIDTHS}
 
     def _model(self) -> Model:
-        return Model(self.core.weights, self.setting.layout, self.setting.costs)
+        return Model(self.core.weights, self.core.layout, self._costs)
 
     def _context(self, now: float) -> Context:
-        rng = np.random.default_rng([self.setting.seed, self.core.inputs])
-        return Context(now, rng, self.core.version, self.core.absorbed)
-
-    def _forget_bases(self) -> None:
-        wanted = {work.version for work in self.core.open.values()}
-        self.core.bases = {v: w for v, w in self.core.bases.items() if v in wanted}
-
-    def _snapshot_class(self) -> type[Any]:
-        """A class whose fields are the core and each member's state, so that its types are known when it is read."""
-        kinds = {f"member{i}": type(m.init(self._model())) for i, m in enumerate(self._members)}
-        return define(type("Snapshot", (), {"__annotations__": {"core": Core, **kinds}}))
+        core = self.core
+        rng = np.random.default_rng([self.setting.seed, core.inputs])
+        return Context(now, rng, core.version, core.absorbed, core.shape_epoch, self.setting.control)
 
 
-def _offered(number: str, work: Open, check_in: str, explanation: dict[str, Explanation], again: bool) -> Offered:
+def _offered(number: str, work: Work, check_in: str, explanation: dict[str, Any], *, again: bool) -> Offered:
     return Offered(number, work.device.id, check_in, work.version, work.plan, work.expires_at, explanation, again)

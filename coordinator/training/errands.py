@@ -12,7 +12,7 @@ from attrs import define, field
 
 from coordinator.store import commands, credentials, models, registry
 from coordinator.training.turn import Turn
-from protocol.messages import Command, CommandResult
+from protocol.commands import Command, CommandResult
 
 AGAIN: Final = 10.0
 """Seconds after which a command without an answer is sent again."""

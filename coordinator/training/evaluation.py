@@ -8,9 +8,10 @@ import queue
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from attrs import frozen
+from attrs import evolve, frozen
 from numpy.typing import NDArray
 
 from coordinator.compiler.compile import compile_model
@@ -30,36 +31,91 @@ WORST = 1e30
 
 @frozen(eq=False)
 class Dataset:
-    """Samples ``x`` [n, *shape] float32 and labels ``y`` [n] int32."""
+    """Samples ``x`` [n, *shape] float32 and labels ``y`` [n] int32; ``control``: a second set, for decisions."""
 
     x: Array
     y: NDArray[np.int32]
+    control: Dataset | None = None
+
+
+def read_arrays(path: Path, prefix: str = "") -> tuple[Array, NDArray[Any]]:
+    """The arrays x and y of an npz file, x as float32 and bytes as 0 … 1; ShoalError ``bad-dataset``."""
+    try:
+        with _opened(path) as file:
+            x, y = np.asarray(file[f"{prefix}x"]), np.asarray(file[f"{prefix}y"])
+    except Exception as error:  # a damaged archive ends in a dozen kinds of them
+        what = f"{path} is not an npz file with arrays {prefix}x and {prefix}y: {error}"
+        raise ShoalError("bad-dataset", what) from error
+    if x.dtype.kind not in "fiu" or not np.isfinite(x).all():
+        raise ShoalError("bad-dataset", f"{path}: {prefix}x must hold finite numbers, its type is {x.dtype}")
+    return (x.astype(np.float32) / 255 if x.dtype == np.uint8 else x.astype(np.float32)), y
+
+
+def _opened(path: Path) -> np.lib.npyio.NpzFile:
+    if not path.is_file():  # opening a pipe would wait for somebody to write into it
+        raise FileNotFoundError("there is no such file")
+    loaded = np.load(path, allow_pickle=False)
+    if not isinstance(loaded, np.lib.npyio.NpzFile):
+        raise ValueError("it is a single array")
+    return loaded
 
 
 def read_dataset(path: Path, spec: ModelSpec) -> Dataset:
-    """A test set from an npz file with arrays x and y that fit the model; ShoalError ``bad-dataset`` otherwise."""
-    try:
-        if not path.is_file():  # opening a pipe would wait for somebody to write into it
-            raise FileNotFoundError("there is no such file")
-        with np.load(path, allow_pickle=False) as file:
-            x, y = np.asarray(file["x"]), np.asarray(file["y"])
-    except Exception as error:  # a damaged archive ends in a dozen kinds of them
-        raise ShoalError("bad-dataset", f"{path} is not an npz file with arrays x and y: {error}") from error
-    if x.dtype == np.uint8:
-        x = x.astype(np.float32) / 255
+    """A test set from an npz file with arrays x and y that fit the model; ShoalError ``bad-dataset`` otherwise.
+
+    Arrays control_x and control_y beside them are the control set: searches and stop rules look at it, so that the
+    test set only reports.
+    """
+    test = _fitting(path, spec, "")
+    with _opened(path) as file:
+        controlled = bool({"control_x", "control_y"} & set(file.files))
+    return evolve(test, control=_fitting(path, spec, "control_")) if controlled else test
+
+
+def _fitting(path: Path, spec: ModelSpec, prefix: str) -> Dataset:
+    x, y = read_arrays(path, prefix)
     if x.shape[1:] != spec.input or y.shape != x.shape[:1] or not len(y):
-        raise ShoalError("bad-dataset", f"{path} holds x {x.shape} and y {y.shape}, the model takes {spec.input}")
+        found = f"{prefix}x {x.shape} and {prefix}y {y.shape}"
+        raise ShoalError("bad-dataset", f"{path} holds {found}, the model takes {spec.input}")
     if y.dtype.kind not in "iu" or y.min() < 0 or y.max() >= spec.classes:
-        raise ShoalError("bad-dataset", f"{path}: labels must be whole numbers from 0 to {spec.classes - 1}")
-    if x.dtype.kind not in "fiu" or not np.isfinite(x).all():
-        raise ShoalError("bad-dataset", f"{path}: x must hold finite numbers, its type is {x.dtype}")
-    return Dataset(x.astype(np.float32), y.astype(np.int32))
+        raise ShoalError("bad-dataset", f"{path}: {prefix}labels must be whole numbers from 0 to {spec.classes - 1}")
+    return Dataset(x, y.astype(np.int32))
+
+
+def batch_statistics(spec: ModelSpec, probe: TrainStep, weights: Weights, x: Array) -> Weights:
+    """Mean and variance of every static batch norm over ``x`` [n, *input], n ≥ 1; empty if there is none.
+
+    HeteroFL (Diao et al., ICLR 2021) sends none and queries the data once when a model is evaluated. ``probe`` is a
+    ``train`` artifact of the width of ``weights``; its labels play no part, and at learning rate 0 nothing moves. Each
+    batch is normalised by itself, as while training; the law of total variance joins them.
+    """
+    batch = probe.batch
+    y = np.zeros((batch,) if spec.labelled else (batch, spec.classes), np.int32 if spec.labelled else np.float32)
+    rng = np.random.default_rng(0)  # a norm behind dropout sees what it saw in training
+    shares: list[float] = []
+    found: list[Weights] = []
+    for start in range(0, len(x), batch):
+        rows = x[start : start + batch]
+        shares.append(len(rows) / len(x))
+        there = (np.arange(batch) < len(rows)).astype(np.float32)
+        padded = np.concatenate([rows, np.zeros((batch - len(rows), *x.shape[1:]), np.float32)])
+        options = {name: rng.random(shape, np.float32) for name, shape in probe.options.items()}
+        probe.load(weights)
+        found.append(probe.step(padded, y, there, 0.0, options).found)
+    joined: Weights = {}
+    for norm in (name.removesuffix(".mean") for name in found[0] if name.endswith(".mean")):
+        means, variances = (np.stack([one[f"{norm}.{kind}"] for one in found]) for kind in ("mean", "variance"))
+        mean = np.average(means, 0, shares)
+        joined[f"{norm}.mean"] = mean.astype(np.float32)
+        joined[f"{norm}.variance"] = np.average(variances + (means - mean) ** 2, 0, shares).astype(np.float32)
+    return joined
 
 
 class Evaluation:
     """One model's test set and its compiled network."""
 
     def __init__(self, spec: ModelSpec, dataset: Dataset) -> None:
+        self._spec = spec
         self._dataset = dataset
         self._inference = Inference(compile_model(spec, FULL, BATCH, "infer").content)
         normed = bool(self._inference.statistics)
@@ -67,62 +123,59 @@ class Evaluation:
 
     def measure(self, weights: Weights) -> tuple[float, float]:
         """Accuracy and mean cross-entropy of full-size weights; ``WORST`` where it is not finite."""
+        return self._measured(weights, self._dataset)
+
+    @property
+    def has_control(self) -> bool:
+        return self._dataset.control is not None
+
+    def control(self, weights: Weights) -> tuple[float, float]:
+        """The same on the control set."""
+        if self._dataset.control is None:
+            raise ShoalError("bad-dataset", "The test set's file holds no control set")
+        return self._measured(weights, self._dataset.control)
+
+    def _measured(self, weights: Weights, dataset: Dataset) -> tuple[float, float]:
         with np.errstate(invalid="ignore", over="ignore"):
-            accuracy, loss = self._measure(weights)
+            accuracy, loss = self._measure(weights, dataset)
         return accuracy, loss if math.isfinite(loss) else WORST
 
-    def _measure(self, weights: Weights) -> tuple[float, float]:
-        self._inference.load(weights, self._statistics(weights))
+    def _measure(self, weights: Weights, dataset: Dataset) -> tuple[float, float]:
+        probe = self._probe
+        self._inference.load(weights, batch_statistics(self._spec, probe, weights, dataset.x) if probe else {})
         correct, loss = 0, 0.0
-        for start in range(0, len(self._dataset.y), BATCH):
-            y = self._dataset.y[start : start + BATCH]
-            logits = self._inference(self._dataset.x[start : start + BATCH])[0].astype(np.float64)
+        for start in range(0, len(dataset.y), BATCH):
+            y = dataset.y[start : start + BATCH]
+            logits = self._inference(dataset.x[start : start + BATCH])[0].astype(np.float64)
             shifted = logits - logits.max(axis=1, keepdims=True)
             log_sum = np.log(np.exp(shifted).sum(axis=1))
             loss += float((log_sum - shifted[np.arange(len(y)), y]).sum())
             correct += int((logits.argmax(axis=1) == y).sum())
-        return correct / len(self._dataset.y), loss / len(self._dataset.y)
+        return correct / len(dataset.y), loss / len(dataset.y)
 
 
-    def _statistics(self, weights: Weights) -> Weights:
-        """Means and variances of static batch norms over the test samples, averaged over their batches.
-
-        HeteroFL (Diao et al., ICLR 2021) sends none and queries the data once when a model is evaluated. The labels
-        play no part, and at learning rate 0 nothing moves.
-        """
-        if self._probe is None:
-            return {}
-        self._probe.load(weights)
-        rng = np.random.default_rng(0)  # a norm behind dropout sees what it saw in training
-        sums: Weights = {}
-        batches = range(0, len(self._dataset.y), BATCH)
-        for start in batches:
-            x, y = self._dataset.x[start : start + BATCH], self._dataset.y[start : start + BATCH]
-            there = np.zeros(BATCH, np.float32)
-            there[: len(y)] = 1
-            rest = BATCH - len(y)
-            x = np.concatenate([x, np.zeros((rest, *x.shape[1:]), np.float32)])
-            options = {name: rng.random(shape, np.float32) for name, shape in self._probe.options.items()}
-            found = self._probe.step(x, np.pad(y, (0, rest)), there, 0.0, options).found
-            for name, value in found.items():
-                share = value * np.float32(len(y) / len(self._dataset.y))
-                sums[name] = sums[name] + share if name in sums else share
-        return sums
-
-
-Done = Callable[[str, int, float, float], None]
-"""Takes run, version, accuracy and loss."""
+Found = tuple[float, float]
+"""Accuracy and loss."""
+Done = Callable[[str, int, Found, Found | None], None]
+"""Takes run, version, and what was found on the test set and on the control set."""
+Answer = Callable[[str, int, dict[str, float]], None]
+"""Takes run, number of the question, and what was found; ``failed`` is 1 if nothing was."""
 
 
 class Evaluator(threading.Thread):
-    """Measures the newest version of every run; versions that were overtaken while it was busy are skipped."""
+    """Measures the newest version of every run, and answers questions.
 
-    def __init__(self, done: Done) -> None:
+    Versions that were overtaken while it was busy are skipped; questions are not, and go first.
+    """
+
+    def __init__(self, done: Done, answer: Answer) -> None:
         super().__init__(name="evaluator", daemon=True)
         self._done = done
+        self._answer = answer
         self._newest: dict[str, tuple[Evaluation, int, Weights]] = {}
+        self._questions: queue.SimpleQueue[tuple[str, int, Callable[[], dict[str, float]]]] = queue.SimpleQueue()
         self._lock = threading.Lock()
-        self._wanted: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._wanted: queue.SimpleQueue[bool] = queue.SimpleQueue()
 
     def submit(self, run: str, evaluation: Evaluation, version: int, weights: Weights) -> None:
         """Ask for a version; ``weights`` must not change any more."""
@@ -130,19 +183,42 @@ class Evaluator(threading.Thread):
             waiting = run in self._newest
             self._newest[run] = (evaluation, version, weights)
         if not waiting:
-            self._wanted.put(run)
+            self._wanted.put(True)
+
+    def compute(self, run: str, number: int, work: Callable[[], dict[str, float]]) -> None:
+        """Have a question of a run answered."""
+        self._questions.put((run, number, work))
+        self._wanted.put(True)
 
     def stop(self) -> None:
-        self._wanted.put(None)
+        self._wanted.put(False)
         self.join()
 
     def run(self) -> None:
-        while (run := self._wanted.get()) is not None:
-            with self._lock:
-                evaluation, version, weights = self._newest.pop(run)
+        while self._wanted.get():  # as many tokens as things to do
             try:
-                accuracy, loss = evaluation.measure(weights)
-            except Exception:  # the next version is another chance
-                log.exception("evaluation-failed run=%s version=%s", run, version)
+                question = self._questions.get_nowait()
+            except queue.Empty:
+                self._measure()
             else:
-                self._done(run, version, accuracy, loss)
+                self._find(*question)
+
+    def _measure(self) -> None:
+        with self._lock:
+            run = next(iter(self._newest))
+            evaluation, version, weights = self._newest.pop(run)
+        try:
+            found = evaluation.measure(weights)
+            control = evaluation.control(weights) if evaluation.has_control else None
+        except Exception:  # the next version is another chance
+            log.exception("evaluation-failed run=%s version=%s", run, version)
+        else:
+            self._done(run, version, found, control)
+
+    def _find(self, run: str, number: int, work: Callable[[], dict[str, float]]) -> None:
+        try:
+            found = work()
+        except Exception:  # who asked has to go on without
+            log.exception("computation-failed run=%s question=%s", run, number)
+            found = {"failed": 1.0}
+        self._answer(run, number, found)

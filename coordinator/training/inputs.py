@@ -5,7 +5,7 @@ from __future__ import annotations
 from attrs import field, frozen
 
 from coordinator.strategies.base import Contributor, DeviceView, Explanation
-from protocol.messages import CheckIn, Plan, Update
+from protocol.messages import Ask, CheckIn, Plan, Update
 
 
 @frozen
@@ -35,12 +35,30 @@ class Rejected:
 
 
 @frozen
+class Asked:
+    """A device asks for the fresh model."""
+
+    device: str
+    ask: Ask
+
+
+@frozen
 class Evaluated:
-    """A version was measured on the test set."""
+    """A version was measured on the test set, and on the control set if there is one."""
 
     version: int
     accuracy: float
     loss: float
+    control_accuracy: float | None = None
+    control_loss: float | None = None
+
+
+@frozen
+class Answered:
+    """What was asked by :class:`Requested` is done, or ``failed`` is 1. Evaluations have version, accuracy and loss."""
+
+    number: int
+    result: dict[str, float]
 
 
 @frozen
@@ -63,7 +81,7 @@ class Operated:
     by: str
 
 
-Input = CheckedIn | Delivered | Rejected | Evaluated | Ticked | Departed | Operated
+Input = CheckedIn | Asked | Delivered | Rejected | Evaluated | Answered | Ticked | Departed | Operated
 
 
 @frozen
@@ -92,7 +110,10 @@ class Deferred:
 
 @frozen
 class Settled:
-    """An update's outcome: stored, stale, refused or expired. ``norm`` is the length of its difference."""
+    """An update's outcome: stored, stale, refused or expired. ``norm`` is the length of its difference.
+
+    ``ends``: its assignment is closed by it. ``scores`` are what the gates looked at.
+    """
 
     device: str
     update: Update
@@ -100,26 +121,61 @@ class Settled:
     reason: str
     staleness: int | None
     norm: float | None
+    ends: bool = True
+    scores: dict[str, Explanation] = field(factory=dict)
+
+
+@frozen
+class Amended:
+    """The plan of an open assignment changed, for the ``number``-th time."""
+
+    assignment: str
+    device: str
+    number: int
+    plan: Plan
+
+
+@frozen
+class Refreshed:
+    """A device is to merge the newest model into its training."""
+
+    assignment: str
+    device: str
+    version: int
+    plan: Plan
+    merge: float
+    keep: float
+
+
+@frozen
+class Requested:
+    """A computation is to be done elsewhere; "evaluate" measures the newest model on the control set."""
+
+    number: int
+    computation: str
+    arguments: dict[str, tuple[float, ...]]
 
 
 @frozen
 class Closed:
-    """An assignment ended without an update: ``state`` expired or cancelled."""
+    """An assignment ended without an update: ``state`` expired or cancelled. ``tell``: its agent wants to know."""
 
     assignment: str
     device: str
     state: str
     reason: str
+    tell: bool = False
 
 
 @frozen
 class Versioned:
-    """The model moved. ``contributors`` are the updates that are now applied."""
+    """The model moved. ``contributors`` are the updates that are now applied; ``reason`` says why if there are none."""
 
     version: int
     sha256: str
     step_norm: float
     contributors: tuple[Contributor, ...]
+    reason: str = ""
 
 
 @frozen
@@ -130,4 +186,24 @@ class Changed:
     reason: str
 
 
-Effect = Offered | Deferred | Settled | Closed | Versioned | Changed
+@frozen
+class Reshaped:
+    """The model was cut down: from version ``version`` on it has these channels per group."""
+
+    version: int
+    shape_epoch: int
+    channels: dict[str, int]
+    reason: str
+
+
+@frozen
+class Quarantined:
+    """A device gets no more work until an operator releases it."""
+
+    device: str
+    reason: str
+
+
+Decision = Offered | Deferred | Amended | Refreshed | Settled | Closed | Quarantined
+"""What concerns a device."""
+Effect = Decision | Requested | Versioned | Reshaped | Changed

@@ -8,15 +8,27 @@ from typing import Any
 from attrs import asdict
 
 from coordinator.strategies.base import DeviceView
-from coordinator.training.inputs import CheckedIn, Delivered, Departed, Evaluated, Input, Operated, Rejected, Ticked
+from coordinator.training.inputs import (
+    Answered,
+    Asked,
+    CheckedIn,
+    Delivered,
+    Departed,
+    Evaluated,
+    Input,
+    Operated,
+    Rejected,
+    Ticked,
+)
 from protocol.errors import ProtocolError
-from protocol.messages import CheckIn, Update
+from protocol.messages import Ask, CheckIn, Update
 from protocol.wire import structure, unstructure
 
 Place = tuple[int, int]
 """Segment and offset of an update's body."""
 
 _PLAIN: dict[str, Callable[..., Input]] = {
+    "answered": Answered,
     "evaluated": Evaluated,
     "ticked": Ticked,
     "departed": Departed,
@@ -28,6 +40,8 @@ def to_row(given: Input, place: Place | None = None) -> tuple[str, dict[str, Any
     """Kind and JSON body of an input; ``place`` says where a Delivered's body was stored."""
     if isinstance(given, CheckedIn):
         return "checked-in", {"device": asdict(given.device), "check_in": unstructure(given.check_in)}
+    if isinstance(given, Asked):
+        return "asked", {"device": given.device, "ask": unstructure(given.ask)}
     if isinstance(given, Delivered):
         if place is None:
             raise ValueError("a delivered update is journalled with the place of its body")
@@ -41,6 +55,8 @@ def from_row(kind: str, body: dict[str, Any], read: Callable[[int, int, int], by
     """The input that :func:`to_row` wrote; ``read`` fetches (segment, offset, size)."""
     if kind == "checked-in":
         return CheckedIn(DeviceView(**body["device"]), structure(CheckIn, body["check_in"]))
+    if kind == "asked":
+        return Asked(body["device"], structure(Ask, body["ask"]))
     if kind == "delivered":
         update = structure(Update, body["update"])
         segment, offset = body["place"]

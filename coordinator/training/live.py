@@ -4,29 +4,33 @@ from __future__ import annotations
 
 import json
 import logging
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
+from functools import partial
 
-import numpy as np
 from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
 from coordinator.compiler.compile import compile_model
 from coordinator.compiler.cost import flops
-from coordinator.compiler.shapes import initial_weights, layout
+from coordinator.compiler.optimiser import Training
+from coordinator.compiler.shapes import layout
 from coordinator.compiler.spec import ModelSpec
+from coordinator.compiler.targets import reads, target_of
 from coordinator.errors import ShoalError
 from coordinator.store import ledger, models
 from coordinator.store.blobs import Blobs
 from coordinator.store.ledger import Delivery
+from coordinator.store.snapshots import Thinning
 from coordinator.strategies.base import Cost
-from coordinator.training import journal, recipe
+from coordinator.training import initial, journal, recipe
 from coordinator.training.engine import Engine, Setting
 from coordinator.training.evaluation import Evaluation
-from coordinator.training.inputs import Offered
+from coordinator.training.inputs import Offered, Refreshed
 from protocol import tensors
 from protocol.errors import ProtocolError
-from protocol.subnetwork import WIDTHS, Region, layout_to_json, nested
+from protocol.messages import Plan
+from protocol.subnetwork import Region, Subnetwork, layout_to_json, nested
 from protocol.weights import Weights
 
 log = logging.getLogger(__name__)
@@ -36,53 +40,66 @@ SNAPSHOT_INPUTS = 200
 
 
 class LiveRun:
-    """One run in memory. Belongs to the steward's thread."""
+    """One run in memory. Belongs to the steward's thread. ShoalError not-found if its first weights are gone."""
 
-    def __init__(self, row: models.Run, spec: ModelSpec, evaluation: Evaluation | None, blobs: Blobs) -> None:
+    def __init__(
+        self,
+        row: models.Run,
+        spec: ModelSpec,
+        evaluation: Evaluation | None,
+        blobs: Blobs,
+        thinning: Thinning = Thinning(),  # noqa: B008 - a value
+    ) -> None:
         self.id = row.id
         self.spec = spec
         self.evaluation = evaluation
         self._blobs = blobs
-        self._layout = layout(spec)
-        setting = Setting(row.id, recipe.parse(row.recipe), self._layout, costs(spec), row.seed, row.target)
-        self.engine = Engine(setting, initial_weights(spec, np.random.default_rng(row.seed)))
-        self._artifacts: dict[tuple[float, int], tuple[str, int]] = {}
-        self._current: dict[float, tuple[str, int]] = {}
+        self.engine = begun(row, spec, blobs)
+        self._artifacts: dict[tuple[float, int, Training, int, str], tuple[str, int]] = {}
+        self._current: dict[tuple[float, int], tuple[str, int]] = {}
         self._version = -1
         self._users: Counter[str] = Counter()
         self._unused: set[str] = set()
-        self._weights_of: dict[str, str] = {}
+        self._weights_of: defaultdict[str, list[str]] = defaultdict(list)
         self._since_snapshot = 0
+        self._thinning = thinning
+        self._marked = 0
 
     # -- what devices fetch --------------------------------------------------------------------------------------
 
-    def delivery(self, offer: Offered) -> Delivery:
-        """Artifact and cut weights for a new offer, stored as blobs."""
-        artifact = self._artifact(offer.plan.width, offer.plan.batch)
-        weights = self._cut(offer.plan.width)
+    def delivery(self, offer: Offered, runtime: str) -> Delivery:
+        """Artifact and cut weights for a new offer, stored as blobs; ``runtime`` is what the device trains with."""
+        artifact = self._artifact(offer.plan, target_of(runtime))
+        weights = self._cut(offer.plan)
         self._use(offer.assignment, weights[0])
         return Delivery(*artifact, *weights)
 
-    def delivery_again(self, session: Session, offer: Offered) -> Delivery:
-        """What was offered before; ShoalError not-found if its weights are gone. An artifact that is gone is compiled
-        anew."""
+    def fresh(self, refresh: Refreshed) -> tuple[str, int]:
+        """Hash and size of the cut weights that a device is to merge."""
+        weights = self._cut(refresh.plan)
+        self._use(refresh.assignment, weights[0])
+        return weights
+
+    def delivery_again(self, session: Session, offer: Offered, runtime: str) -> Delivery:
+        """What was offered before; ShoalError not-found if its weights are gone. An artifact that is gone, or that the
+        device's runtime does not read any more, is compiled anew."""
         artifact, weights = ledger.delivery(session, offer.assignment)
-        if not self._blobs.has(artifact):
-            artifact = self._artifact(offer.plan.width, offer.plan.batch)[0]
+        target = target_of(runtime)
+        if not self._readable(artifact, target):
+            artifact = self._artifact(offer.plan, target)[0]
             # Another compiler than the one before may have made other bytes: devices fetch what their row names.
             mine = models.Assignment.id == offer.assignment
             session.execute(update(models.Assignment).where(mine).values(artifact_sha256=artifact))
         return Delivery(artifact, self._size(artifact), weights, self._size(weights))
 
     def lacks(self, assignment: str) -> bool:
-        """Whether this is an open assignment whose weights are gone from the disk."""
+        """Whether this is an open assignment whose first weights are gone from the disk."""
         weights = self._weights_of.get(assignment)
-        return weights is not None and not self._blobs.has(weights)
+        return weights is not None and not self._blobs.has(weights[0])
 
     def released(self, assignment: str) -> None:
         """An assignment has ended: nobody needs its weights for it any more."""
-        weights = self._weights_of.pop(assignment, None)
-        if weights is not None:
+        for weights in self._weights_of.pop(assignment, ()):
             self._users[weights] -= 1
             self._unused.add(weights)
 
@@ -101,36 +118,48 @@ class LiveRun:
             self._blobs.remove(sha256)
 
     def _use(self, assignment: str, weights: str) -> None:
-        self._weights_of[assignment] = weights
+        self._weights_of[assignment].append(weights)
         self._users[weights] += 1
 
-    def _artifact(self, width: float, batch: int) -> tuple[str, int]:
-        known = self._artifacts.get((width, batch))
+    def _artifact(self, plan: Plan, target: str) -> tuple[str, int]:
+        wanted = training(plan)
+        key = plan.width, plan.batch, wanted, self.engine.core.shape_epoch, target
+        known = self._artifacts.get(key)
         if known is None or not self._blobs.has(*known):
-            content = compile_model(self.spec, nested(self._layout, width), batch, "train").content
-            known = self._artifacts[width, batch] = self._blobs.put(content), len(content)
+            part = nested(self.engine.core.layout, plan.width)  # counts mean the same in the layout of the spec
+            made = compile_model(self.spec, part, plan.batch, "train", training=wanted, target=target)
+            content = made.for_backend(target)
+            known = self._artifacts[key] = self._blobs.put(content), len(content)
         return known
 
-    def _cut(self, width: float) -> tuple[str, int]:
-        """The current version's weights at a width; cut once per version, and again should the file have gone."""
+    def _readable(self, artifact: str, target: str) -> bool:
+        try:
+            return reads(target, self._blobs.get(artifact))
+        except ShoalError:
+            return False
+
+    def _cut(self, plan: Plan) -> tuple[str, int]:
+        """The part of the current version that a plan trains; cut once per version, and again should it have gone."""
         core = self.engine.core
         if core.version != self._version:
             self._unused |= {sha256 for sha256, _ in self._current.values()}
             self._current, self._version = {}, core.version
-        known = self._current.get(width)
+        key = plan.width, plan.roll
+        known = self._current.get(key)
         if known is None or not self._blobs.has(*known):
-            region = self.engine.region(width)
+            region = self.engine.region(plan)
             content = tensors.encode(region.cut(core.weights), self._described(region))
-            known = self._current[width] = self._blobs.put(content), len(content)
+            known = self._current[key] = self._blobs.put(content), len(content)
         return known
 
     def _described(self, region: Region) -> dict[str, str]:
         # Run and version make the bytes the run's own: removing them can hurt nobody else.
         return {
-            "layout": json.dumps(layout_to_json(self._layout)),
+            "layout": json.dumps(layout_to_json(region.layout)),
             "channels": json.dumps(dict(region.subnetwork.channels)),
             "run": self.id,
             "version": str(self.engine.core.version),
+            "shape_epoch": str(self.engine.core.shape_epoch),
         }
 
     def _size(self, sha256: str) -> int:
@@ -170,13 +199,15 @@ class LiveRun:
                 if isinstance(error, ShoalError):
                     self._blobs.remove(sha256)  # damaged: the same bytes may be stored anew
             else:
+                self._marked = self.engine.core.version
                 return int(seq)
         return 0
 
     def counted(self) -> bool:
-        """One input more; True when it is time for a snapshot."""
+        """One input more; True when it is time for a snapshot, also because the version is one to be kept."""
         self._since_snapshot += 1
-        return self._since_snapshot >= SNAPSHOT_INPUTS
+        marked = self._thinning.marks(self._marked, self.engine.core.version)
+        return marked or self._since_snapshot >= SNAPSHOT_INPUTS
 
     @property
     def unsaved(self) -> bool:
@@ -184,31 +215,47 @@ class LiveRun:
         return self._since_snapshot > 0
 
     def snapshot(self, session: Session, seq: int, now: float) -> None:
-        """Keep the engine's state after input ``seq``; the one before stays, older ones go."""
+        """Keep the engine's state after input ``seq``; of the older ones those that are not kept go."""
         sha256 = self._blobs.put(self.engine.snapshot(), durable=True)
         values = {"run_id": self.id, "seq": seq, "version": self.engine.core.version, "sha256": sha256, "at": now}
         session.merge(models.Snapshot(**values))  # one of the same input may be there, unreadable
         session.flush()
         kept = session.execute(
-            select(models.Snapshot.seq, models.Snapshot.sha256)
+            select(models.Snapshot.seq, models.Snapshot.version, models.Snapshot.sha256)
             .where(models.Snapshot.run_id == self.id)
-            .order_by(models.Snapshot.seq.desc())
+            .order_by(models.Snapshot.seq)
         ).all()
-        for old in kept[2:]:
+        for old in (kept[place] for place in self._thinning.spare([row.version for row in kept])):
             session.execute(
                 delete(models.Snapshot).where(models.Snapshot.run_id == self.id, models.Snapshot.seq == old.seq)
             )
             # Runs that began alike have equal snapshots for a while.
             if session.scalar(select(models.Snapshot.seq).where(models.Snapshot.sha256 == old.sha256).limit(1)) is None:
                 self._blobs.remove(old.sha256)
-        self._since_snapshot = 0
+        self._since_snapshot, self._marked = 0, self.engine.core.version
 
 
-def costs(spec: ModelSpec) -> dict[float, Cost]:
-    """What every nested width of a model costs."""
-    axes = layout(spec)
-    cuts = {width: nested(axes, width) for width in WIDTHS}
-    return {width: Cost(Region(axes, cut).parameters, flops(spec, cut)) for width, cut in cuts.items()}
+def begun(row: models.Run, spec: ModelSpec, blobs: Blobs, without: frozenset[str] = frozenset()) -> Engine:
+    """The engine of a run as it began; what comes from the devices ``without`` will count as zero."""
+    cookbook, costs = recipe.parse(row.recipe), partial(cost, spec)
+    measured, control = bool(row.dataset), bool(row.control)
+    setting = Setting(row.id, cookbook, layout(spec), costs, row.seed, row.target, measured, control, without)
+    return Engine(setting, initial.weights(row, spec, blobs))
+
+
+def cost(spec: ModelSpec, part: Subnetwork) -> Cost:
+    """What a part of a model costs."""
+    return Cost(Region(layout(spec), part).parameters, flops(spec, part))
+
+
+def training(plan: Plan) -> Training:
+    """What the training graph must be able to do for a plan."""
+    return Training(
+        momentum=plan.momentum > 0,
+        weight_decay=plan.weight_decay > 0,
+        clip=plan.clip > 0,
+        proximal=plan.proximal > 0,
+    )
 
 
 def weights_of(

@@ -1,4 +1,4 @@
-"""Recipes: one aggregator, policies, transforms and a base plan, written as TOML and read strictly."""
+"""Recipes: one aggregator, policies, transforms, gates, a base plan and stop rules, as TOML that is read strictly."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
-from attrs import asdict, fields, frozen
+from attrs import asdict, field, fields, frozen
 
 from coordinator.errors import ShoalError
-from coordinator.strategies import AGGREGATORS, POLICIES, TRANSFORMS, Cohort, FedAvg
-from coordinator.strategies.base import Aggregator, Policy, Transform
+from coordinator.strategies import AGGREGATORS, GATES, POLICIES, TRANSFORMS, Cohort, FedAvg
+from coordinator.strategies.base import Aggregator, Gate, Member, Policy, Transform
+from coordinator.training.stopping import Stop
 from protocol.errors import ProtocolError
 from protocol.messages import Plan
 
@@ -21,16 +22,31 @@ PRESETS = Path(__file__).parent / "presets"
 
 @frozen(kw_only=True)
 class BasePlan:
-    """What every plan of the run starts from. ``lease`` seconds are given to a device for one assignment."""
+    """What every plan of the run starts from: the fields of :class:`protocol.messages.Plan`, at width 1.
+
+    ``lease`` seconds are given to a device for an assignment, and again with every commit. ``seconds`` and
+    ``refresh`` 0: none.
+    """
 
     batch: int = 32
     steps: int = 20
     learning_rate: float = 0.05
     coding: str = "float32"
     lease: float = 900.0
+    seconds: float = 0.0
+    commits: int = 1
+    refresh: int = 0
+    momentum: float = 0.0
+    dampening: float = 0.0
+    weight_decay: float = 0.0
+    clip: float = 0.0
+    proximal: float = 0.0
+    evaluate: bool = False
 
     def plan(self) -> Plan:
-        return Plan(width=1.0, batch=self.batch, steps=self.steps, learning_rate=self.learning_rate, coding=self.coding)
+        given = asdict(self, filter=lambda a, _: a.name != "lease")
+        optional = {"seconds": self.seconds or None, "refresh": self.refresh or None}
+        return Plan(**{**given, **optional}, width=1.0)
 
 
 @frozen(kw_only=True)
@@ -42,13 +58,17 @@ class Recipe:
     aggregator: Aggregator
     policies: tuple[Policy, ...] = ()
     transforms: tuple[Transform, ...] = ()
+    gates: tuple[Gate, ...] = ()
+    stop: Stop = field(factory=Stop)
 
     def to_toml(self) -> str:
         """The recipe with every default written out; :func:`parse` reads it back."""
         lines = [f"name = {_toml(self.name)}", "", "[plan]", *_items(asdict(self.plan))]
-        members: list[tuple[str, Aggregator | Policy | Transform]] = [("[aggregator]", self.aggregator)]
+        lines += ["", "[stop]", *_items(asdict(self.stop))]
+        members: list[tuple[str, Member]] = [("[aggregator]", self.aggregator)]
         members += [("[[policy]]", policy) for policy in self.policies]
         members += [("[[transform]]", transform) for transform in self.transforms]
+        members += [("[[admission]]", gate) for gate in self.gates]
         for header, member in members:
             lines += ["", header, f'kind = "{member.kind}"', *_items(_options(member))]
         return "\n".join(lines) + "\n"
@@ -74,7 +94,7 @@ def parse(text: str) -> Recipe:
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         known = ", ".join(presets())
         raise ShoalError("bad-recipe", f"The recipe is neither one of {known} nor TOML: {error}") from error
-    _known(table, {"name", "plan", "aggregator", "policy", "transform"}, "the recipe")
+    _known(table, {"name", "plan", "stop", "aggregator", "policy", "transform", "admission"}, "the recipe")
     name = table.get("name", "custom")
     if not isinstance(name, str) or not 1 <= len(name) <= 80:
         raise ShoalError("bad-recipe", f"name is {name!r}, expected 1 to 80 characters")
@@ -84,6 +104,8 @@ def parse(text: str) -> Recipe:
         aggregator=_member(AGGREGATORS, _table(table, "aggregator"), "[aggregator]"),
         policies=tuple(_member(POLICIES, t, "[[policy]]") for t in _tables(table, "policy")),
         transforms=tuple(_member(TRANSFORMS, t, "[[transform]]") for t in _tables(table, "transform")),
+        gates=tuple(_member(GATES, t, "[[admission]]") for t in _tables(table, "admission")),
+        stop=_build(Stop, _table(table, "stop"), "[stop]"),
     )
     _check(recipe)
     return recipe
@@ -110,10 +132,10 @@ def _check_rounds(recipe: Recipe) -> None:
     """A recipe that could not make progress, or whose devices would wait for nothing, is refused."""
     aggregator = recipe.aggregator
     for policy in recipe.policies[1:]:
-        if policy.barrier != "none":
+        if policy.waiting != "none":
             sentence = f"{policy.kind} makes devices wait: it must be the first policy, and the only one that does"
             raise ShoalError("bad-recipe", sentence)
-    rounds = next((policy for policy in recipe.policies if policy.barrier == "rounds"), None)
+    rounds = next((policy for policy in recipe.policies if policy.waiting == "rounds"), None)
     if aggregator.synchronous and rounds is None:
         sentence = f"{aggregator.kind} closes rounds: it needs a policy that holds them, cohort or ssp with bound = 0"
         raise ShoalError("bad-recipe", sentence)

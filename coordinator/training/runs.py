@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,33 +15,42 @@ from sqlalchemy import func, insert, select
 from coordinator.compiler.spec import ModelSpec, ModelSpecError
 from coordinator.compiler.zoo import ZOO
 from coordinator.errors import ShoalError
-from coordinator.store import models
+from coordinator.store import ledger, models
 from coordinator.store.blobs import Blobs
 from coordinator.store.ledger import Ledger
 from coordinator.store.segments import Segments
-from coordinator.training import journal, recipe
+from coordinator.store.snapshots import Thinning
+from coordinator.training import initial, journal, recipe
+from coordinator.training.computations import COMPUTATIONS
+from coordinator.training.consequences import Consequences
+from coordinator.training.effects import EVALUATE
 from coordinator.training.evaluation import Evaluation, read_dataset
 from coordinator.training.inputs import (
+    Answered,
     Changed,
     CheckedIn,
-    Closed,
-    Deferred,
     Departed,
+    Effect,
     Evaluated,
     Input,
-    Offered,
     Operated,
+    Requested,
     Settled,
     Ticked,
     Versioned,
 )
 from coordinator.training.live import LiveRun
 from coordinator.training.turn import Turn
-from protocol.messages import Assignment, Blob, CheckIn, Receipt, Retry
+from protocol.messages import CheckIn
 from protocol.weights import digest
 
 Submit = Callable[[str, Evaluation, int, Any], None]
 """Asks for an evaluation: run, its test set, version, weights."""
+
+Compute = Callable[[str, int, Callable[[], dict[str, float]]], None]
+"""Has a question answered: run, number, and what finds the answer."""
+Trace = Callable[[str, Effect, float, float | None], None]
+"""Hears what was committed: run, effect, when, and when its assignment was offered."""
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +61,8 @@ _INPUT = insert(models.table_of(models.Input))
 
 @frozen(eq=False)
 class Wanted:
-    """What a run is to be made of, read and checked; ``dataset`` is the path of its test set, or nothing."""
+    """What a run is to be made of, read and checked; ``dataset`` is the path of its test set, or nothing, ``weights``
+    the file it begins with, if not with weights its seed draws."""
 
     spec: ModelSpec
     recipe: recipe.Recipe
@@ -59,6 +70,7 @@ class Wanted:
     dataset: str
     target: float | None
     seed: int
+    weights: bytes | None = field(default=None, repr=False)
 
 
 @define
@@ -69,6 +81,9 @@ class Runs:
     segments: Segments
     heartbeat: float
     submit: Submit
+    compute: Compute
+    thinning: Thinning = field(factory=Thinning)
+    trace: Trace | None = None
     live: dict[str, LiveRun] = field(factory=dict)
     seq: int = 0
     pace: float = 2.0
@@ -98,55 +113,29 @@ class Runs:
         book = Ledger(turn.session, run.id, turn.now, self.heartbeat)
         if isinstance(given, Evaluated):
             book.evaluated(given)
+        runtime = given.check_in.runtime if isinstance(given, CheckedIn) else ""
+        follow = Consequences(turn, run, book, self.pace, runtime, place or (0, 0), lost)
         for effect in run.engine.handle(given, turn.now):
+            self._told(turn, run, effect)
+            follow.of(effect)
             match effect:
-                case Offered():
-                    self._offer(turn, run, book, effect)
-                case Deferred():
-                    turn.seen(effect.device, assignment_id=None)
-                    seconds = self.pace if effect.seconds is None else effect.seconds
-                    turn.send(
-                        effect.device, "retry", Retry(check_in=effect.check_in, seconds=seconds, reason=effect.reason)
-                    )
-                case Settled():
-                    run.released(effect.update.assignment)
-                    book.settled(effect, place or (0, 0))
-                    turn.send(effect.device, "receipt", receipt(effect))
-                case Closed():
-                    run.released(effect.assignment)
-                    book.closed(evolve(effect, reason="its weights are gone") if effect.assignment == lost else effect)
-                    if turn.signs.get(effect.device, {}).get("assignment_id") == effect.assignment:
-                        turn.seen(effect.device, assignment_id=None)
                 case Versioned():
-                    book.versioned(effect)
                     self._evaluate(turn, run, effect.version)
-                case Changed():
-                    book.changed(effect)
-                    if effect.state in ENDED:
-                        turn.after.append(lambda: self._retire(run))
+                case Requested():
+                    self._request(turn, run, effect.number)
+                case Changed() if effect.state in ENDED:
+                    turn.after.append(lambda: self._retire(run))
         if run.counted() or run.engine.core.state in ENDED:
             run.snapshot(turn.session, self.seq, turn.now)
         turn.after.append(run.sweep)
 
-    def _offer(self, turn: Turn, run: LiveRun, book: Ledger, offer: Offered) -> None:
-        if offer.again:
-            delivery = run.delivery_again(turn.session, offer)
-        else:
-            delivery = run.delivery(offer)
-            book.offered(offer, delivery)
-        turn.seen(offer.device, assignment_id=offer.assignment)
-        message = Assignment(
-            id=offer.assignment,
-            kind="train",
-            run=run.id,
-            check_in=offer.check_in,
-            version=offer.version,
-            plan=offer.plan,
-            lease=max(0.0, offer.expires_at - turn.now),
-            artifact=Blob(sha256=delivery.artifact, size=delivery.artifact_size),
-            weights=Blob(sha256=delivery.weights, size=delivery.weights_size),
-        )
-        turn.send(offer.device, "assignment", message)
+    def _told(self, turn: Turn, run: LiveRun, effect: Effect) -> None:
+        """Whoever traces hears of it after the commit."""
+        if self.trace is None:
+            return
+        of = effect.update.assignment if isinstance(effect, Settled) else getattr(effect, "assignment", None)
+        offered = ledger.offered_at(turn.session, of) if of is not None else None
+        turn.after.append(partial(self.trace, run.id, effect, turn.now, offered))
 
     def _retire(self, run: LiveRun) -> None:
         """The run has ended: from now on it lives in the store only."""
@@ -157,6 +146,26 @@ class Runs:
         if (evaluation := run.evaluation) is not None:
             weights = run.engine.core.weights
             turn.after.append(lambda: self.submit(run.id, evaluation, version, weights))
+
+    def _request(self, turn: Turn, run: LiveRun, number: int) -> None:
+        """Have a member's question answered, on the thread that measures."""
+        question, evaluation = run.engine.core.questions[number], run.evaluation
+        version, weights = run.engine.core.version, run.engine.core.weights
+
+        def work() -> dict[str, float]:
+            if question.computation != EVALUATE:
+                return COMPUTATIONS[question.computation](question.arguments)
+            if evaluation is None:
+                raise ShoalError("bad-dataset", f"Run {run.id} has no control set any more")
+            accuracy, loss = evaluation.control(weights)
+            return {"version": version, "accuracy": accuracy, "loss": loss}
+
+        turn.after.append(lambda: self.compute(run.id, number, work))
+
+    def answered(self, turn: Turn, run: str, answer: Answered) -> None:
+        """A member's question was answered."""
+        if (live := self.live.get(run)) is not None:
+            self.handle(turn, live, answer)
 
     def measured(self, turn: Turn, run: str, result: Evaluated) -> None:
         """An evaluation is done; one for a run that has ended meanwhile is only written down."""
@@ -200,13 +209,15 @@ class Runs:
             recipe=cookbook.to_toml(),
             recipe_name=cookbook.name,
             seed=wanted.seed,
+            initial_sha256=None if wanted.weights is None else self.blobs.put(wanted.weights, durable=True),
             target=wanted.target,
             dataset=wanted.dataset,
+            control=wanted.evaluation is not None and wanted.evaluation.has_control,
             state="running",
             created_by=by,
             created_at=turn.now,
         )
-        run = LiveRun(row, spec, wanted.evaluation, self.blobs)
+        run = LiveRun(row, spec, wanted.evaluation, self.blobs, self.thinning)
         turn.session.add(row)
         turn.session.flush()
         first = {"run_id": row.id, "version": 0, "sha256": digest(run.engine.core.weights), "step_norm": 0.0}
@@ -256,8 +267,8 @@ class Runs:
         going = models.Run.state.not_in(ENDED) & ~models.Run.simulated
         for row in turn.session.execute(select(models.Run).where(going)).scalars().all():
             book = Ledger(turn.session, row.id, turn.now, self.heartbeat)
-            run = self._rebuild(row, turn, book)
             try:
+                run = self._rebuild(row, turn, book)
                 inputs = run.recover(turn.session, self.segments.read)
             except ShoalError as error:
                 # One run whose past is lost must not keep the others from going on.
@@ -269,6 +280,8 @@ class Runs:
             book.event("run-recovered", f"{row.id} goes on at version {version}, after replaying {inputs} inputs")
             if turn.session.get(models.Metric, (row.id, version, "accuracy")) is None:
                 self._evaluate(turn, run, version)
+            for number in run.engine.core.questions:
+                self._request(turn, run, number)
         self.seq = turn.session.scalar(select(func.max(models.Input.seq))) or 0
         self.live = live
 
@@ -281,11 +294,11 @@ class Runs:
                 raise
             # A test set that was moved away must not keep the whole coordinator from starting.
             book.event("dataset-lost", f"{row.id} goes on, but its versions are not measured: {error}")
-            return LiveRun(row, spec, None, self.blobs)
+            return LiveRun(row, spec, None, self.blobs, self.thinning)
 
     def _build(self, row: models.Run, spec: ModelSpec) -> LiveRun:
         evaluation = Evaluation(spec, read_dataset(Path(row.dataset), spec)) if row.dataset else None
-        return LiveRun(row, spec, evaluation, self.blobs)
+        return LiveRun(row, spec, evaluation, self.blobs, self.thinning)
 
     def snapshot(self, turn: Turn) -> None:
         """Before a clean end: the next start has nothing to replay."""
@@ -294,7 +307,9 @@ class Runs:
                 run.snapshot(turn.session, self.seq, turn.now)
 
 
-def prepare(*, model: str, recipe_text: str, dataset: str, target: float | None, seed: int) -> Wanted:
+def prepare(
+    *, model: str, recipe_text: str, dataset: str, target: float | None, seed: int, weights: str = ""
+) -> Wanted:
     """Read and check everything a run is made of, and compile what measures it: seconds, on the thread of whoever
     asks. ShoalError with what does not fit."""
     spec = read_spec(model)
@@ -305,10 +320,11 @@ def prepare(*, model: str, recipe_text: str, dataset: str, target: float | None,
         raise ShoalError("bad-request", "a target needs the coordinator's own test set: name a dataset")
     if not 0 <= seed < 1 << 31:
         raise ShoalError("bad-request", f"seed is {seed}, expected a whole number from 0 to 2147483647")
+    began = initial.read_file(Path(weights), spec) if weights else None
     if not dataset:
-        return Wanted(spec, cookbook, None, "", target, seed)
+        return Wanted(spec, cookbook, None, "", target, seed, began)
     evaluation = Evaluation(spec, read_dataset(Path(dataset), spec))
-    return Wanted(spec, cookbook, evaluation, str(Path(dataset).resolve()), target, seed)
+    return Wanted(spec, cookbook, evaluation, str(Path(dataset).resolve()), target, seed, began)
 
 
 def read_spec(model: str) -> ModelSpec:
@@ -326,15 +342,3 @@ def read_spec(model: str) -> ModelSpec:
 def fits(spec: ModelSpec, check_in: CheckIn) -> bool:
     """Whether a device's data have the model's shape and no label it does not know."""
     return check_in.input == spec.input and check_in.classes <= spec.classes and check_in.samples > 0
-
-
-def receipt(outcome: Settled) -> Receipt:
-    sent = outcome.update
-    return Receipt(
-        assignment=sent.assignment,
-        commit=sent.commit,
-        state=outcome.outcome,
-        sha256=sent.sha256,
-        missing=(),
-        reason=outcome.reason[:2000],
-    )

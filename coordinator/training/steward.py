@@ -26,11 +26,12 @@ from coordinator.store import ledger, registry
 from coordinator.store.blobs import Blobs
 from coordinator.store.database import Database
 from coordinator.store.segments import Segments
+from coordinator.store.snapshots import Thinning
 from coordinator.training.conversation import Conversation
 from coordinator.training.errands import Errands
-from coordinator.training.evaluation import Evaluator
-from coordinator.training.inputs import Evaluated
-from coordinator.training.runs import Runs, prepare
+from coordinator.training.evaluation import Evaluator, Found
+from coordinator.training.inputs import Answered, Evaluated
+from coordinator.training.runs import Runs, Trace, prepare
 from coordinator.training.turn import Turn
 
 log = logging.getLogger(__name__)
@@ -82,7 +83,8 @@ class _Done:
 class Steward(threading.Thread):
     """``clock`` gives seconds since 1970; ``send`` publishes (device, leaf, payload); ``cut_off`` ends a device's
     sessions at the broker; ``retain`` thins out what is old, a slice at a time, and returns what is to be done after
-    the commit. Implements :class:`coordinator.services.Commands`."""
+    the commit; ``trace`` hears what engines decided, once it is durable. Implements
+    :class:`coordinator.services.Commands`."""
 
     def __init__(
         self,
@@ -96,6 +98,8 @@ class Steward(threading.Thread):
         cut_off: Callable[[str], object],
         retain: Callable[[Session, float], Sequence[Callable[[], None]]] = lambda _session, _now: (),
         rotate_after: float = 0.0,
+        thinning: Thinning = Thinning(),  # noqa: B008 - a value
+        trace: Trace | None = None,
     ) -> None:
         super().__init__(name="steward", daemon=True)
         self._database = database
@@ -106,8 +110,10 @@ class Steward(threading.Thread):
         self._retain = retain
         self._segments = segments
         self._queue: queue.Queue[_Heard | _Asked | None] = queue.Queue(WAITING)
-        self._evaluator = Evaluator(self._measured)
-        self._runs = Runs(blobs, segments, heartbeat, self._evaluator.submit)
+        self._evaluator = Evaluator(self._measured, self._answered)
+        self._runs = Runs(
+            blobs, segments, heartbeat, self._evaluator.submit, self._evaluator.compute, thinning, trace
+        )
         self._errands = Errands(heartbeat, rotate_after)
         self._conversation = Conversation(self._runs, self._errands)
         self._beats: deque[_Heard] = deque(maxlen=BEATS)
@@ -145,9 +151,10 @@ class Steward(threading.Thread):
         seed: int,
         by: str,
         name: str | None = None,
+        weights: str = "",
     ) -> str:
         # On the caller's thread: while a large test set is read, devices are still answered.
-        wanted = prepare(model=model, recipe_text=recipe, dataset=dataset, target=target, seed=seed)
+        wanted = prepare(model=model, recipe_text=recipe, dataset=dataset, target=target, seed=seed, weights=weights)
         return self._ask(lambda turn: self._runs.start(turn, wanted, by=by, name=name))
 
     def operate(self, run: str, action: str, by: str) -> None:
@@ -179,10 +186,12 @@ class Steward(threading.Thread):
         result: T = asked.result.result()
         return result
 
-    def _measured(self, run: str, version: int, accuracy: float, loss: float) -> None:
-        self._queue.put(
-            _Asked(lambda turn: self._runs.measured(turn, run, Evaluated(version, accuracy, loss)), Future())
-        )
+    def _measured(self, run: str, version: int, test: Found, control: Found | None) -> None:
+        result = Evaluated(version, *test, *(control or ()))
+        self._queue.put(_Asked(lambda turn: self._runs.measured(turn, run, result), Future()))
+
+    def _answered(self, run: str, number: int, found: dict[str, float]) -> None:
+        self._queue.put(_Asked(lambda turn: self._runs.answered(turn, run, Answered(number, found)), Future()))
 
     # -- the thread ----------------------------------------------------------------------------------------------
 

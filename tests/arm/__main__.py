@@ -1,6 +1,7 @@
 """``python -m tests.arm``: what ``make test-arm`` runs. Exit codes: 0 all right, 1 something off, 2 not possible here.
 
-Folders are kept below SHOAL_ARM_CACHE (default ~/.cache/shoal-arm). Names of machines as arguments run only these.
+Folders are kept below SHOAL_ARM_CACHE (default ~/.cache/shoal-arm). SHOAL_ARM_MIRROR is a Debian mirror to take instead
+of Debian's own with its updates. Names of machines as arguments run only these.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ def main(wanted: list[str]) -> int:
         chosen = [debian for debian in MACHINES if not wanted or debian.name in wanted]
         folders = []
         for debian in chosen:
-            print(f"{debian.name}: {cache / debian.name}", file=sys.stderr)
+            print(f"{debian.name}: {cache / debian.name}", file=sys.stderr, flush=True)
             folders.append(debian.make(cache))
     except NotPossible as error:
         print(f"make test-arm: {error}", file=sys.stderr)

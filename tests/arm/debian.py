@@ -41,8 +41,9 @@ class Debian:
             new = cache / f"{self.name}.new"
             shutil.rmtree(new, ignore_errors=True)
             include = ",".join(("python3", *self.packages))
-            _run("mmdebstrap", "--quiet", "--variant=minbase", f"--arch={self.arch}", f"--include={include}",
-                 self.suite, str(new))  # fmt: skip
+            mirror = [url for url in (os.environ.get("SHOAL_ARM_MIRROR"),) if url]
+            _run("mmdebstrap", "--variant=minbase", f"--arch={self.arch}", f"--include={include}",
+                 self.suite, str(new), *mirror)  # fmt: skip
             new.rename(folder)
         wheels = folder / "opt" / "wheels"
         if not wheels.exists():
@@ -117,6 +118,9 @@ def check_host() -> None:
 
 def _run(*command: str) -> None:
     try:
-        subprocess.run(command, check=True, text=True, stdout=sys.stderr)
-    except (OSError, subprocess.CalledProcessError) as error:
+        done = subprocess.run(command, check=False, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    except OSError as error:
         raise NotPossible(f"{command[0]} failed: {error}") from error
+    if done.returncode:
+        last = "\n".join(done.stdout.splitlines()[-12:])
+        raise NotPossible(f"{command[0]} failed with code {done.returncode}:\n{last}")

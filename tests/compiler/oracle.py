@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable
 from functools import singledispatchmethod
 from typing import Any
 
@@ -59,6 +60,8 @@ class Oracle:
         self.is_training = True
         self.present: Any = None
         self.options: dict[str, Any] = {}
+        self.watch: Callable[[int, kinds.Layer, Any], None] | None = None
+        """Shown what every layer reads: its number, the layer and the first input."""
 
     def tensor(self, value: Any) -> Any:
         return torch.tensor(np.asarray(value), dtype=self.dtype)
@@ -72,7 +75,10 @@ class Oracle:
         for index in range(first, len(self.spec.layers) if last is None else last + 1):
             layer = self.spec.layers[index]
             self.index = index
-            values[index] = self.apply(layer, *(values[source] for source in self.spec.sources[index]))
+            read = [values[source] for source in self.spec.sources[index]]
+            if self.watch is not None:
+                self.watch(index, layer, read[0])
+            values[index] = self.apply(layer, *read)
         return values[max(values)]
 
     def loss(self, x: np.ndarray, y: np.ndarray, sample_weight: np.ndarray) -> tuple[Any, Any, Any]:

@@ -1,12 +1,14 @@
 """Compiled training steps against PyTorch.
 
 The rule: after three steps that move the weights by at least 0.01, the error against PyTorch in float64 is at most
-3 × the error of PyTorch in float32 + 1e-6 × the largest weight.
+3 × the error of PyTorch in float32 + 1e-6 × the largest weight. Samples with a value so near a kink that float32 cannot
+tell its side are left out: see :mod:`tests.compiler.kinks`.
 """
 
 from __future__ import annotations
 
 import os
+from functools import partial
 
 import attrs
 import numpy as np
@@ -46,13 +48,14 @@ from coordinator.compiler.objectives import (
     SoftmaxCrossEntropy,
 )  # fmt: skip
 from coordinator.compiler.optimiser import Training
-from coordinator.compiler.shapes import layout
+from coordinator.compiler.shapes import layout, made_axis
 from coordinator.compiler.spec import Conv2D, Dense, Flatten, Layer, MaxPool, ModelSpec, ModelSpecError, Relu
 from coordinator.compiler.targets import TARGETS, Target
 from coordinator.compiler.zoo import ZOO
 from device_agent.runtime import Inference, TrainStep, backends
 from protocol.subnetwork import FULL, WIDTHS, Subnetwork, nested
 
+from .kinks import Batch, clear
 from .oracle import Oracle, part_of
 
 EXAMPLES = int(os.environ.get("SHOAL_EXAMPLES", "15"))
@@ -209,23 +212,22 @@ TRAININGS = {
 VALUES = {"momentum": 0.9, "dampening": 0.25, "weight_decay": 0.05, "clip": 0.3, "proximal": 0.4}
 
 
-def batches(spec: ModelSpec, batch: int, seed: int = 1):
-    """Three batches of grid values, so that windows of the max-pool tie, the last with padded rows."""
-    rng = np.random.default_rng(seed)
-    for number in range(3):
-        x = np.round(2 * rng.standard_normal((batch, *spec.input))).astype(np.float32) / 2
-        if isinstance(spec.layers[0], Embedding):
-            x = rng.integers(0, spec.layers[0].vocabulary, x.shape).astype(np.float32)
-        if len(spec.input) == 3:
-            x[:, : max(1, spec.input[0] // 3)] = 0
-        weight = np.ones(batch, np.float32)
-        if number == 1:
-            weight = rng.uniform(0.5, 2, batch).astype(np.float32)
-        if number == 2 and batch > 1:
-            weight[batch // 2 + 1 :] = 0
-        labels = rng.integers(0, spec.classes, batch).astype(np.int32)
-        targets = rng.integers(0, 2, (batch, spec.classes)).astype(np.float32)
-        yield x, labels if spec.labelled else targets, weight
+def samples(spec: ModelSpec, batch: int, number: int = 0, draw: int = 0) -> Batch:
+    """The first, second or third batch: grid values, so that windows of the max-pool tie; the third has padded rows."""
+    rng = np.random.default_rng([1, number, draw])
+    x = np.round(2 * rng.standard_normal((batch, *spec.input))).astype(np.float32) / 2
+    if isinstance(spec.layers[0], Embedding):
+        x = rng.integers(0, spec.layers[0].vocabulary, x.shape).astype(np.float32)
+    if len(spec.input) == 3:
+        x[:, : max(1, spec.input[0] // 3)] = draw % 4 / 2  # equal patches
+    weight = np.ones(batch, np.float32)
+    if number == 1:
+        weight = rng.uniform(0.5, 2, batch).astype(np.float32)
+    if number == 2 and batch > 1:
+        weight[batch // 2 + 1 :] = 0
+    labels = rng.integers(0, spec.classes, batch).astype(np.int32)
+    targets = rng.integers(0, 2, (batch, spec.classes)).astype(np.float32)
+    return x, labels if spec.labelled else targets, weight
 
 
 def options_of(step: TrainStep, classes: int, rng: np.random.Generator) -> dict[str, float | np.ndarray]:
@@ -243,7 +245,6 @@ def check(
     batch: int = 8,
     training: Training | None = None,
     rate: float = RATE,
-    seed: int = 1,
 ) -> None:
     """The rule of this page, for one backend or several."""
     start, training = part_of(spec, subnetwork), training or Training()
@@ -255,8 +256,9 @@ def check(
         steps.append(TrainStep(artifact.for_backend(name), name))
         steps[-1].load(start)
     rng = np.random.default_rng(5)
-    for number, (x, y, weight) in enumerate(batches(spec, batch, seed)):
-        options = options_of(steps[0], spec.classes, rng)
+    for number in range(3):
+        exact.options = single.options = options = options_of(steps[0], spec.classes, rng)
+        x, y, weight = clear(exact, single, partial(samples, spec, batch, number))
         loss, correct, squared = exact.step(x, y, weight, rate, options)
         single_squared = single.step(x, y, weight, rate, options)[2]
         for step in steps:
@@ -266,7 +268,7 @@ def check(
                 assert result.correct == pytest.approx(correct, rel=1e-6)
                 for name, value in result.found.items():
                     np.testing.assert_allclose(value, exact.statistics[name].detach(), rtol=1e-5, atol=1e-5)
-            near = 1e-3 if number else 1e-4  # later a rounding may also decide which side of a rectifier a value is on
+            near = 1e-3 if number else 1e-4  # later the weights differ by rounding already, and a norm may amplify it
             allowed = 3 * np.abs(single_squared - squared) + near * squared + 1e-7 * squared.max() + 1e-8
             assert (np.abs(result.squared_gradient - squared) <= allowed).all()
     want, near = exact.weights(), single.weights()
@@ -278,24 +280,12 @@ def check(
         assert error <= 3 * reference + 1e-6 * max(np.abs(value).max() for value in want.values())
 
 
-def check_either(spec: ModelSpec, **more) -> None:
-    """:func:`check` by one of two draws of samples.
-
-    Of a million values one may lie so close to a rectifier's kink that rounding decides its side, in any precision. A
-    graph that is wrong is so for every draw.
-    """
-    try:
-        check(spec, BACKENDS, rate=CALM, **more)
-    except AssertionError:
-        check(spec, BACKENDS, rate=CALM, seed=2, **more)
-
-
 @pytest.mark.parametrize("training", [Training(), Training(momentum=True)], ids=["sgd", "momentum"])
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("spec", ZOO.values(), ids=ZOO)
 def test_the_zoo_trains_as_pytorch_does_at_every_width(spec, width, training):
     """The last of three batches is odd: rows of weight 0 fill it up."""
-    check_either(spec, subnetwork=nested(layout(spec), width), training=training)
+    check(spec, BACKENDS, nested(layout(spec), width), training=training, rate=CALM)
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -329,7 +319,7 @@ def test_every_layer_trains_narrow(name):
 
 @pytest.mark.parametrize("spec", ZOO.values(), ids=ZOO)
 def test_models_of_real_size(spec):
-    check_either(spec, batch=32)
+    check(spec, BACKENDS, batch=16, rate=2 * CALM)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -390,7 +380,7 @@ def test_of_equal_maxima_the_first_in_row_order_gets_the_gradient(window, backen
 @pytest.mark.parametrize("spec", [MLP, CNN], ids=["mlp", "cnn"])
 def test_padded_rows_change_nothing(spec, backend):
     """Whatever stands in rows of weight 0, the step is bit for bit the same."""
-    x, y, _ = next(batches(spec, 8))
+    x, y, _ = samples(spec, 8)
     weight = np.array([1, 1, 1, 1, 1, 0, 0, 0], np.float32)
     results = []
     for filling in (0.0, 37.0):
@@ -404,7 +394,7 @@ def test_padded_rows_change_nothing(spec, backend):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_batch_without_weight_leaves_everything_as_it_is(backend):
-    x, y, _ = next(batches(CNN, 8))
+    x, y, _ = samples(CNN, 8)
     step = TrainStep(compile_model(CNN, batch=8).for_backend(backend), backend)
     step.load(part_of(CNN))
     result = step.step(x, y, np.zeros(8, np.float32), RATE)
@@ -416,7 +406,7 @@ def test_a_batch_without_weight_leaves_everything_as_it_is(backend):
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("spec", [MLP, CNN], ids=["mlp", "cnn"])
 def test_learning_rate_zero_measures_and_leaves_the_weights_bit_equal(spec, backend):
-    x, y, weight = next(batches(spec, 8))
+    x, y, weight = samples(spec, 8)
     _, _, squared = Oracle(spec, part_of(spec)).step(x, y, weight, 0)
     step = TrainStep(compile_model(spec, batch=8).for_backend(backend), backend)
     step.load(part_of(spec))
@@ -430,7 +420,7 @@ def test_learning_rate_zero_measures_and_leaves_the_weights_bit_equal(spec, back
 def test_inference_gives_logits_and_what_the_last_layer_sees(width, backend):
     subnetwork = nested(layout(CNN), width)
     weights = part_of(CNN, subnetwork)
-    x, _, _ = next(batches(CNN, 8))
+    x, _, _ = samples(CNN, 8)
     infer = Inference(compile_model(CNN, subnetwork, 8, "infer").for_backend(backend), backend)
     infer.load(weights)
     logits, features = infer(x)
@@ -496,8 +486,11 @@ def drawn(count: int):
 
 def check_drawn(spec: ModelSpec, width: float, batch: int) -> None:
     norms = any(isinstance(layer, BatchNorm | LayerNorm) for layer in spec.layers)
-    # Of one or two rows a norm may make nothing but the sign: what is left is rounding, which no rule judges.
-    check(spec, BACKENDS, nested(layout(spec), width), 16 if norms else batch)
+    # Of two numbers a norm makes nothing but the sign: what is left is rounding, which no rule judges.
+    subnetwork = nested(layout(spec), width)
+    for index, layer in enumerate(spec.layers):
+        assume(not isinstance(layer, LayerNorm) or subnetwork.size(made_axis(spec, index)) != 2)
+    check(spec, BACKENDS, subnetwork, 16 if norms else batch)
 
 
 @drawn(EXAMPLES)

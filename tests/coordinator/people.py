@@ -45,15 +45,18 @@ class DirectCommands:
     database: Database
     clock: Clock
     turn: Lock = field(factory=Lock)
+    given: list[str] = field(factory=list)
+    """The weights' file of every run."""
 
     def write(self, change):
         with self.turn, self.database.write() as session:
             return change(session)
 
-    def start_run(self, *, model, recipe, dataset, target, seed, by, name=None):
+    def start_run(self, *, model, recipe, dataset, target, seed, by, name=None, weights=""):
         if recipe != "fedbuff":
             raise ShoalError("bad-recipe", f"There is no recipe {recipe!r}")
         run = name or "run-1"
+        self.given.append(weights)
 
         def change(session: Session) -> str:
             add_run(session, run, self.clock(), recipe=recipe, dataset=dataset, target=target, seed=seed, by=by)

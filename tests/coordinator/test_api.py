@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 from attrs import evolve
@@ -171,6 +172,11 @@ class TestBlobs:
         assert got.data == content
         assert got.headers["ETag"] == f'"{hashlib.sha256(content).hexdigest()}"'
         assert got.headers["Accept-Ranges"] == "bytes"
+
+    def test_the_home_may_be_a_relative_path(self, client, url, content, services, home, monkeypatch):
+        monkeypatch.chdir(home)
+        monkeypatch.setattr(services.blobs, "folder", Path("blobs"))
+        assert client.get(url, headers=basic("pico")).data == content
 
     def test_a_broken_download_goes_on_where_it_stopped(self, client, url, content):
         tag = client.get(url, headers=basic("pico")).headers["ETag"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 import socket
@@ -177,3 +178,19 @@ def test_without_its_steward_the_process_ends_and_says_why(folder):
     assert found.returncode == 1
     assert "The thread that writes has ended" in found.stderr
     assert "Traceback" not in found.stderr
+
+
+def test_its_log_can_be_json_lines_with_fields(folder):
+    told = ["--home", str(folder), "--port", "0", "--mqtt-port", "0", "--log", "json", "--log-level", "debug"]
+    command = [sys.executable, "-m", "coordinator.cli", "serve", *told]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout.readline().startswith("Shoal is at ")
+        process.terminate()
+        _, log = process.communicate(timeout=20)
+    finally:
+        process.kill()
+    lines = [json.loads(line) for line in log.splitlines() if line.startswith("{")]
+    assert all({"at", "level", "logger", "event", "thread"} <= line.keys() for line in lines)
+    assert lines
+    assert "login" not in log

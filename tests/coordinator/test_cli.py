@@ -14,6 +14,7 @@ import sys
 import threading
 from contextlib import closing
 from datetime import UTC, datetime
+from pathlib import Path
 
 import click
 import pyarrow
@@ -31,6 +32,7 @@ from coordinator.cli import COMMANDS, main
 from coordinator.fleet.authority import establish
 from coordinator.home import claim
 from coordinator.store.models import Device
+from tests.conftest import NEWEST
 from tests.coordinator.people import START, add_assignment, add_run, add_update
 
 
@@ -173,17 +175,18 @@ class TestOperating:
         assert said.exit_code == 1
         assert "Error: There is no such thing: There is n" in said.output
 
-    def test_a_run_is_started_from_files_listed_steered_and_stopped(self, shoal, running, tmp_path):
+    def test_a_run_is_started_from_files_listed_steered_and_stopped(self, shoal, running, services, tmp_path):
         (tmp_path / "spec.json").write_text('{"layers": []}')
         started = shoal(
             *("run", "start", "--model", str(tmp_path / "spec.json"), "--recipe", "fedbuff", "--dataset", "test.npz"),
-            *("--target", "0.9", "--seed", "7", "--name", "run-2", "--json"),
+            *("--target", "0.9", "--seed", "7", "--name", "run-2", "--weights", "given.safetensors", "--json"),
         )
         assert started.exit_code == 0, started.output
         found = json.loads(started.output)
         assert (found["row"]["id"], found["seed"], found["row"]["created_by"]) == ("run-2", 7, "local")
         assert found["dataset"].startswith("/")
         assert found["dataset"].endswith("test.npz")
+        assert services.commands.given == [str(Path("given.safetensors").absolute())]
         listed = shoal("run", "list").output
         assert all(run in listed for run in ("run-1", "run-2"))
         for action, state in (("pause", "paused"), ("resume", "running"), ("stop", "stopped")):
@@ -497,12 +500,12 @@ class TestDatabase:
 
     def test_upgrade_makes_it_and_check_finds_it_well(self, shoal, tmp_path):
         new = str(tmp_path / "new folder #1")
-        assert "has revision 0020" in shoal("db", "upgrade", SHOAL_HOME=new).output
+        assert f"has revision {NEWEST}" in shoal("db", "upgrade", SHOAL_HOME=new).output
         assert shoal("db", "path", SHOAL_HOME=new).output == f"{new}/shoal.db\n"
         checked = shoal("db", "check", "--json", SHOAL_HOME=new)
         assert checked.exit_code == 0, checked.output
         found = json.loads(checked.output)
-        assert (found["revision"], found["newest"], found["integrity"]) == ("0020", "0020", "ok")
+        assert (found["revision"], found["newest"], found["integrity"]) == (NEWEST, NEWEST, "ok")
         assert found["rows"]["device"] == 0
 
     def test_check_counts_rows(self, shoal, running):
@@ -528,7 +531,7 @@ class TestDatabase:
     def test_a_home_is_backed_up_and_restored(self, shoal, running, home, tmp_path):
         said = shoal("db", "backup", str(tmp_path / "shoal.tar"))
         assert said.exit_code == 0, said.output
-        assert "of revision 0020" in said.output
+        assert f"of revision {NEWEST}" in said.output
         new = str(tmp_path / "new")
         assert shoal("db", "restore", str(tmp_path / "shoal.tar"), "--home", new).exit_code == 0
         ids = [
@@ -549,6 +552,20 @@ class TestDatabase:
         assert "has all" in said.output
         assert "with equal hashes" in said.output
         assert "is in use" in shoal("db", "copy", "--to", target).stderr
+
+    def test_what_is_old_is_pruned_at_once_while_no_coordinator_runs(self, shoal, running, home):
+        with closing(sqlite3.connect(home / "shoal.db")) as filled:
+            rows = [("2001-01-01 00:00:00.000000", "x", str(number)) for number in range(1500)]
+            filled.executemany("INSERT INTO event (at, kind, text) VALUES (?, ?, ?)", rows)
+            filled.commit()
+        with claim(home):
+            assert "Another coordinator is running" in shoal("db", "prune").stderr
+        said = shoal("db", "prune")
+        assert said.exit_code == 0, said.output
+        removed = dict(line.rsplit(maxsplit=1) for line in said.output.splitlines())
+        assert int(removed["events removed"]) >= 1499  # the newest stays
+        assert shoal("history", "events").output.count(" x ") == 1
+        assert removed["inputs removed"] == "0"
 
     def test_a_file_that_is_no_database_is_told_as_such(self, shoal, home):
         (home / "shoal.db").write_bytes(b"not a database " * 100)

@@ -92,6 +92,18 @@ def test_images_without_channels_and_a_summary_nobody_can_write_are_told_before_
         assert f"{file} cannot be written" in said.output
 
 
+def test_samples_that_do_not_fit_the_model_are_told_before_the_start(tmp_path: Path) -> None:
+    path, x = tmp_path / "samples.npz", np.zeros((200, 64), np.float32)
+    for content, sentence in (
+        (saved(x, np.arange(200) % 12), f"{path}: there is a label 11, model digits knows 0 to 9"),
+        (saved(x[:, :9], np.arange(200) % 10), f"{path}: samples have the shape (9,), model digits takes (64,)"),
+    ):
+        path.write_bytes(content)
+        said = click.testing.CliRunner().invoke(main, ["demo", "--data", str(path), "--model", "digits"])
+        assert (said.exit_code, "Shoal is at" in said.output) == (1, False)
+        assert sentence in said.output
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="the system cannot do it")
 def test_agents_die_with_a_demo_that_is_killed(tmp_path: Path) -> None:
     code = (

@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import select
 
 from coordinator.errors import ShoalError
-from coordinator.store import credentials, registry
+from coordinator.store import credentials, registry, views
 from coordinator.store.models import Credential, Device, Event, StatusChange
 from tests.conftest import BACKENDS
 from tests.coordinator.people import HEARTBEAT, START, add_device, secret_of
@@ -46,6 +46,7 @@ def changes(session, device="pico"):
         ({}, 120.5, "offline"),
         ({"paused_at": START}, 0, "paused"),
         ({"paused_at": START}, 500, "paused"),
+        ({"paused_at": START, "quarantined_at": START}, 0, "quarantined"),
         ({"paused_at": START, "revoked_at": START}, 0, "revoked"),
     ],
 )
@@ -162,6 +163,21 @@ def test_pause_and_resume_are_told_in_the_journal(session, pico):
     ]
 
 
+def test_quarantine_lasts_until_an_operator_releases_the_device(session, pico):
+    registry.seen(session, "pico", START, HEARTBEAT)
+    registry.quarantine(session, "pico", START + 1, HEARTBEAT, "its update points backwards")
+    registry.quarantine(session, "pico", START + 2, HEARTBEAT, "it does so again")
+    assert (pico.status, pico.quarantine, pico.deadline_at) == ("quarantined", "its update points backwards", None)
+    registry.release(session, "pico", START + 9, HEARTBEAT, by="olga")
+    assert (pico.status, pico.quarantine) == ("idle", "")
+    assert [(row.kind, row.text) for row in session.scalars(select(Event).order_by(Event.seq))] == [
+        ("device-quarantined", "pico: its update points backwards"),
+        ("device-released", "olga released pico"),
+    ]
+    with pytest.raises(ShoalError, match="pico is not in quarantine"):
+        registry.release(session, "pico", START + 9, HEARTBEAT, by="olga")
+
+
 def test_decisions_that_contradict_the_present_state_are_refused(session, pico):
     with pytest.raises(ShoalError, match="pico is not paused"):
         registry.resume(session, "pico", START, HEARTBEAT, by="olga")
@@ -247,3 +263,13 @@ def test_a_device_that_waits_for_adoption_is_pending_whatever_is_heard(boards, s
     assert event.text == "olga adopted pico"
     with pytest.raises(ShoalError, match="does not wait"):
         registry.adopt(session, "pico", START + 7, HEARTBEAT, by="olga")
+
+def test_labels_are_what_was_told_last_and_forgotten_when_they_are_told_no_more(boards, session):
+    query = select(views.device_labels).where(views.device_labels.c.device_id == "pico")
+    registry.seen(session, "pico", START, HEARTBEAT, labels=[30, 0, 10])
+    found = session.execute(query).all()
+    assert [(row[3], row.samples, row.share) for row in found] == [(0, 30, 0.75), (1, 0, 0.0), (2, 10, 0.25)]
+    registry.seen(session, "pico", START + 1, HEARTBEAT, labels=[0, 0])
+    assert [row.share for row in session.execute(query)] == [None, None]
+    registry.seen(session, "pico", START + 2, HEARTBEAT, labels=None)
+    assert session.execute(query).all() == []

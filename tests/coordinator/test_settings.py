@@ -20,6 +20,10 @@ from coordinator.settings import load
         ({"SHOAL_BROKER": "external", "SHOAL_BROKER_URL": "mqtt://x"}, "mqtt:// is for loopback only"),
         ({"SHOAL_BROKER": "external", "SHOAL_BROKER_URL": "mqtts://x"}, "from an encrypted coordinator only"),
         ({"SHOAL_BROKER_ACCOUNTS": "none"}, "Setting broker_accounts is 'none', expected one of dynamic-security, own"),
+        ({"SHOAL_LOG": "xml"}, "Setting log is 'xml', expected one of text, json"),
+        ({"SHOAL_TRACES": "localhost"}, "Setting traces is 'localhost', expected an http(s):// URL"),
+        ({"SHOAL_KEEP_LAST": "1"}, "Setting keep_last is 1, expected at least 2"),
+        ({"SHOAL_MAX_BODIES": "nan"}, "Setting max_bodies is nan, expected at least 0"),
         ({"SHOAL_PORT": "many"}, "Setting port is 'many', expected int"),
     ],
 )

@@ -9,7 +9,10 @@ from typing import Any
 from attrs import evolve
 
 from device_agent import conversation as c
-from device_agent.session import Session
+from device_agent.batches import Order
+from device_agent.position import Checkpoint, File, Position
+from device_agent.session import LIMIT, Session
+from device_agent.tally import Sums
 from device_agent.trainer import LocalResult
 from protocol import topics
 from protocol.messages import (
@@ -41,6 +44,10 @@ OFFER = CheckIn(
 PLAN = Plan(width=1.0, batch=4, steps=2, learning_rate=0.1, coding="float32")
 RESULT = LocalResult(
     difference={},
+    commit=1,
+    last=True,
+    version=7,
+    merges=(),
     samples=8,
     steps=2,
     loss=0.5,
@@ -66,6 +73,21 @@ def assignment(check_in: str, name: str = "a1") -> Assignment:
     )
 
 
+def checkpoint(name: str, commit: int, step: int = 0) -> Checkpoint:
+    """Training of an assignment stands here, after so many commits."""
+    position = Position(
+        step=step,
+        commit=commit,
+        version=7,
+        seconds=0.0,
+        sums=Sums(steps=0, samples=0, loss=0.0, correct=0.0, squared=(), peak=()),
+        order=Order(samples=10, row=10, epoch="", now="{}"),
+    )
+    return Checkpoint(
+        assignment=name, position=position, weights=File(number=step + 1, size=4, sha256="0" * 64)
+    )
+
+
 def retry(check_in: str, seconds: float = 60) -> Retry:
     return Retry(check_in=check_in, seconds=seconds, reason="")
 
@@ -86,26 +108,33 @@ def receipt(
 class Device:
     """Drives one session; ``said`` are the messages published by the last input, ``did`` the other outputs.
 
+    ``told`` and ``done`` are those of all inputs.
+
     Restarting keeps only what went through the spool outputs, like a machine whose power was cut.
     """
 
-    def __init__(self, seed: int = 0) -> None:
+    def __init__(self, seed: int = 0, limit: int = LIMIT) -> None:
         self.now = 100.0
+        self._limit = limit
         self.held: Assignment | None = None
+        self.checkpoint: Checkpoint | None = None
         self.updates: dict[tuple[str, int], tuple[Update, bytes]] = {}
         self.events: dict[int, DeviceEvent] = {}
         self.finished: list[str] = []
         self.settled: list[tuple[str, bool]] = []
         self.told: list[tuple[str, Any]] = []
+        self.done: list[Any] = []
         self._seed = seed
         self._boots = 0
         self.restart()
 
     def restart(self) -> None:
         self._boots += 1
-        saved = c.Saved(self.held, tuple(self.updates.values()), dict(self.events), tuple(self.finished))
+        commits = self.checkpoint.position.commit if self.checkpoint else 0
+        saved = c.Saved(self.held, commits, tuple(self.updates.values()), dict(self.events), tuple(self.finished))
         rng = Random(self._seed + self._boots)
-        self.session = Session(OFFER, f"boot{self._boots}", 10.0, rng, saved, self.now)
+        self.allowed: dict[str, int] = {}
+        self.session = Session(OFFER, f"boot{self._boots}", 10.0, rng, saved, self.now, self._limit)
         self.said: list[tuple[str, Any]] = []
         self.did: list[Any] = []
         self.tags: list[Any] = []
@@ -163,13 +192,25 @@ class Device:
                     self.tags.append(tag)
                 return
             case c.Hold(held):
+                if self.held is None or self.held.id != held.id:
+                    self.checkpoint = None
                 self.held = held
-            case c.Drop():
-                self.held = None
-            case c.Commit(update, body):
+            case c.Drop(finished):
+                self.held = self.checkpoint = None
+                self.finished += [finished] if finished else []
+            case c.Commit(update, body, _, _, checkpoint):
                 assert update.key not in self.updates
-                self.held, self.updates[update.key] = None, (update, body)
-                self.finished.append(update.assignment)
+                self.updates[update.key] = update, body
+                self.checkpoint = checkpoint
+                if checkpoint is None:
+                    self.held = None
+                    self.finished.append(update.assignment)
+            case c.Save(checkpoint):
+                assert self.held is not None
+                assert checkpoint.assignment == self.held.id
+                self.checkpoint = checkpoint
+            case c.Allow(name, commit):
+                self.allowed[name] = commit
             case c.Settle(update, give_back):
                 del self.updates[update.key]
                 self.settled.append((update.assignment, give_back))
@@ -178,6 +219,7 @@ class Device:
             case c.Discard(number):
                 del self.events[number]
         self.did.append(output)
+        self.done.append(output)
 
     def _check_spooled(self, update: Update, body: bytes) -> None:
         """What is announced was made durable before, and is what it says it is."""

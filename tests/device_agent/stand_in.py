@@ -20,22 +20,27 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from coordinator.broker.embedded import EmbeddedBroker
 from coordinator.compiler.compile import compile_model
+from coordinator.compiler.optimiser import Training
 from coordinator.compiler.shapes import initial_weights, layout
 from coordinator.compiler.spec import ModelSpec
 from coordinator.fleet.authority import establish, fingerprint
 from protocol import coding, tensors, topics
 from protocol.messages import (
+    Ask,
     Assignment,
     Blob,
     CheckIn,
     Chunk,
+    DeviceEvent,
     EnrolmentReply,
     EnrolmentRequest,
+    Fresh,
     Message,
     Plan,
     Receipt,
     Retry,
     Status,
+    Telemetry,
     Update,
 )
 from protocol.subnetwork import Region, layout_to_json, nested
@@ -58,25 +63,31 @@ class StandIn:
         self.layout = layout(spec)
         self.region = Region(self.layout, nested(self.layout, plan.width))
         weights = initial_weights(spec, np.random.default_rng(seed))
-        metadata = {
+        self._metadata = {
             "layout": json.dumps(layout_to_json(self.layout)),
             "channels": json.dumps(dict(self.region.subnetwork.channels)),
         }
-        artifact = compile_model(spec, self.region.subnetwork, plan.batch).content
+        optimiser = Training(momentum=plan.momentum > 0)
+        artifact = compile_model(spec, self.region.subnetwork, plan.batch, training=optimiser).content
         self.start = self.region.cut(weights)
         self.blobs = {}
         self.artifact = self._blob(artifact)
-        self.weights = self._blob(tensors.encode(self.start, metadata))
+        self.weights = self._blob(tensors.encode(self.start, self._metadata))
         self.files = establish(home, now=datetime.now(UTC)) if tls else None
         self.print = fingerprint(self.files.ca.read_bytes()) if self.files else "-"
         self.remaining = assignments
         self.check_ins: list[CheckIn] = []
+        self.asks: list[Ask] = []
+        self.events: list[DeviceEvent] = []
         self.received: list[str] = []
         self.stored: dict[tuple[str, int], tuple[Update, Weights]] = {}
         self.twofold: list[str] = []  # assignments that came with two different bodies
         self.claimed: dict[str, str] = {}
         self.answer: Callable[[Update], str] = lambda update: "stored"
+        self.patience = 3600.0  # seconds until a device without work may ask again
         self.deaf = False  # while it is, chunks go unheard
+        self.events: list[DeviceEvent] = []
+        self.beats: list[Telemetry] = []
         self.changed = threading.Condition()
         self._open: str | None = None  # given out, and nothing heard of it since
         self._receiving: dict[tuple[str, int], Receiver] = {}
@@ -150,6 +161,13 @@ class StandIn:
     def say(self, leaf: str, message: Message) -> None:
         self._client.publish(topics.device_topic(DEVICE, leaf), encode(message), 1)
 
+    def send_fresh(self, assignment: str, version: int, weights: Weights, merge: float, keep: float) -> None:
+        """A fresh model for the device; without its bytes if ``weights`` is empty."""
+        blob = self._blob(tensors.encode(weights, self._metadata))
+        if not weights:
+            del self.blobs[blob.sha256]
+        self.say("fresh", Fresh(assignment=assignment, version=version, weights=blob, merge=merge, keep=keep))
+
     # What the device says.
 
     def _on_message(self, _: mqtt.Client, __: Any, message: mqtt.MQTTMessage) -> None:
@@ -158,18 +176,27 @@ class StandIn:
             self.received.append(channel.leaf)
             if channel.message is CheckIn:
                 self._on_check_in(decode(CheckIn, message.payload))
+            elif channel.message is Ask:
+                self.asks.append(decode(Ask, message.payload))
+            elif channel.message is DeviceEvent:
+                self.events.append(decode(DeviceEvent, message.payload))
             elif channel.message is Update:
                 self._on_update(*unframe(Update, message.payload))
+            elif channel.message is DeviceEvent:
+                self.events.append(decode(DeviceEvent, message.payload))
+            elif channel.message is Telemetry:
+                self.beats.append(decode(Telemetry, message.payload))
             elif channel.message is Chunk and not self.deaf:
                 self._on_chunk(*unframe(Chunk, message.payload))
             self.changed.notify_all()
 
     def _on_check_in(self, check_in: CheckIn) -> None:
         self.check_ins.append(check_in)
-        if self._open in check_in.unsent or (self._open, 1) in self.stored:
+        heard_of = self._open in check_in.unsent or (self._open, 1) in self.stored
+        if heard_of and self._open != check_in.held:
             self._open = None
         if self._open is None and self.remaining == 0:
-            self.say("retry", Retry(check_in=check_in.id, seconds=3600, reason="nothing to do"))
+            self.say("retry", Retry(check_in=check_in.id, seconds=self.patience, reason="nothing to do"))
             return
         if self._open is None:
             self._open = f"a{self.remaining}"
@@ -188,7 +215,7 @@ class StandIn:
         self.say("assignment", assignment)
 
     def _on_update(self, update: Update, body: bytes) -> None:
-        if update.assignment == self._open:
+        if update.assignment == self._open and update.last:
             self._open = None
         known = self._receiving.setdefault(update.key, Receiver(update, LIMIT))
         if known.update.sha256 != update.sha256:
@@ -236,6 +263,7 @@ class StandIn:
             def do_POST(self) -> None:
                 request = decode(EnrolmentRequest, self.rfile.read(int(self.headers["Content-Length"])))
                 assert self.path == "/api/v1/enrol"
+                stand_in.capability = request.capability
                 known = stand_in.claimed.setdefault(request.token, request.secret)
                 if request.token != stand_in.token or known != request.secret:
                     problem = {
@@ -260,7 +288,7 @@ class StandIn:
                     assert "Authorization" not in self.headers
                     self._answer(200, stand_in.files.ca.read_bytes())
                     return
-                login = f"{DEVICE}:{stand_in._passwords[DEVICE]}".encode()
+                login = f"{DEVICE}:{stand_in._passwords.get(DEVICE)}".encode()
                 if self.headers["Authorization"] != f"Basic {base64.b64encode(login).decode()}":
                     self._answer(401, b"")
                     return

@@ -18,7 +18,7 @@ from attrs import evolve
 from coordinator.compiler.spec import Dense, ModelSpec, Relu
 from device_agent import cli
 from device_agent.runtime import backends
-from protocol.messages import Plan
+from protocol.messages import Amend, Ask, Plan
 from tests.device_agent.stand_in import DEVICE, StandIn
 
 pytestmark = pytest.mark.skipif(not backends(), reason="no training runtime is installed")
@@ -214,7 +214,56 @@ def test_a_refused_password_is_waited_out(start: Start, stop: Stop, tmp_path: Pa
         start(coordinator, SPEC).kill()
         secret = coordinator._passwords.pop(DEVICE)
         agent = start(coordinator, SPEC)
-        time.sleep(1)
+        deadline = time.monotonic() + 30
+        while "broker-refused" not in (tmp_path / "log").read_text() and time.monotonic() < deadline:
+            time.sleep(0.02)
         coordinator._passwords[DEVICE] = secret
         assert coordinator.until(lambda: len(coordinator.stored) == 1)
         assert "broker-refused" in stop(agent)
+
+
+# Training that does not wait.
+
+
+def test_commits_go_out_while_training_goes_on(start: Start, stop: Stop, tmp_path: Path) -> None:
+    with StandIn(SPEC, evolve(PLAN, commits=3, momentum=0.9), 2, tmp_path / "ca") as coordinator:
+        agent = start(coordinator, SPEC)
+        assert coordinator.until(lambda: len(coordinator.stored) == 6)
+        stop(agent)
+    assert list(coordinator.stored) == [(name, commit) for name in ("a2", "a1") for commit in (1, 2, 3)]
+    assert [update.last for update, _ in coordinator.stored.values()] == [False, False, True] * 2
+    assert coordinator.twofold == []
+
+
+def test_a_fresh_model_is_asked_for_fetched_and_merged_while_training_goes_on(
+    start: Start, stop: Stop, tmp_path: Path
+) -> None:
+    slow = evolve(PLAN, width=1.0, coding="float32", steps=1_000_000, learning_rate=1e-5)
+    plan = evolve(slow, seconds=0.5, commits=1000, refresh=5)
+    with StandIn(SPEC, plan, 1, tmp_path / "ca") as coordinator:
+        agent = start(coordinator, SPEC)
+        assert coordinator.until(lambda: bool(coordinator.asks))
+        coordinator.send_fresh("a1", 3, {}, 1.0, 0.0)
+        assert coordinator.until(lambda: bool(coordinator.events))
+        fresh = {name: value + 1 for name, value in coordinator.start.items()}
+        coordinator.send_fresh("a1", 4, fresh, 1.0, 0.0)
+        assert coordinator.until(lambda: any(update.lineage.merges for update, _ in coordinator.stored.values()))
+        one = evolve(plan, commits=1)
+        coordinator.say("amend", Amend(assignment="a1", number=1, plan=one, reason="enough"))
+        assert coordinator.until(lambda: coordinator.check_ins[-1].held is None and len(coordinator.check_ins) > 1)
+        stop(agent)
+    assert coordinator.asks == [Ask(assignment="a1", commit=1, step=5, version=0)]
+    (event,) = coordinator.events
+    assert event.kind == "fresh-failed"
+    assert "goes on without version 3" in event.text
+    updates = [update for update, _ in coordinator.stored.values()]
+    at = next(n for n, update in enumerate(updates) if update.lineage.merges)
+    (merge,) = updates[at].lineage.merges
+    assert (merge.version, merge.merge, merge.keep) == (4, 1.0, 0.0)
+    assert merge.loss_before is not None
+    assert updates[at].bytes_down > 0
+    assert [update.lineage.version for update in updates[: at + 2]] == [0] * (at + 1) + [4] * len(updates[at + 1 :][:1])
+    # Relative to the fresh model, from the merge on, it has hardly moved.
+    moved = [abs(value).max() for _, difference in coordinator.stored.values() for value in difference.values()]
+    assert max(moved) < 0.5
+    assert [update.commit for update in updates] == list(range(1, len(updates) + 1))

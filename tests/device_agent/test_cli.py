@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 from coordinator.compiler.spec import Dense, ModelSpec
 from device_agent import cli
 from device_agent.home import Home
+from device_agent.runtime import backends
 from protocol.messages import Plan
 from tests.device_agent.stand_in import StandIn
 
@@ -58,9 +60,16 @@ def test_enrol_then_status(
         "url": coordinator.url,
         "running": False,
         "connected": False,
+        "cause": None,
         "state": "stopped",
+        "reason": None,
         "assignment": None,
+        "run": None,
+        "width": None,
         "step": None,
+        "runtime": None,
+        "data": None,
+        "board": None,
         "updates": [],
     }
     assert cli.main(["status", "--home", str(home)]) == 0
@@ -89,10 +98,12 @@ def test_a_wrong_setting_is_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "'speed'" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["run", "status"])
+@pytest.mark.parametrize("command", ["run", "status", "pause", "resume", "doctor"])
 def test_not_enrolled_is_3(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.savez(tmp_path / "data.npz", x=np.zeros((6, 4), np.float32), y=np.array([0, 1] * 3))
+    (tmp_path / "agent.toml").write_text('data = "data.npz"')
     assert cli.main([command, "--home", str(tmp_path)]) == 3
-    assert "not enrolled" in capsys.readouterr().err
+    assert "not enrolled" in "".join(capsys.readouterr())
 
 
 def test_refused_is_4(
@@ -111,6 +122,91 @@ def test_bad_data_is_5_and_does_not_spend_the_token(
     assert enrol(coordinator.url, coordinator.token, tmp_path / "none.npz", tmp_path / "home") == 5
     assert "does not exist" in capsys.readouterr().err
     assert coordinator.claimed == {}
+
+
+@pytest.mark.parametrize("way", ["file", "stdin", "environment"])
+def test_the_token_need_not_stand_in_the_command(
+    way: str, coordinator: StandIn, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ["enrol", "--url", coordinator.url, "--data", str(data), "--home", str(tmp_path / "home")]
+    if way == "file":
+        (tmp_path / "token").write_text(coordinator.token + "\n")
+        arguments += ["--token-file", str(tmp_path / "token")]
+    elif way == "stdin":
+        monkeypatch.setattr(sys, "stdin", io.StringIO(coordinator.token + "\n"))
+        arguments += ["--token-file", "-"]
+    else:
+        monkeypatch.setenv("SHOAL_AGENT_TOKEN", coordinator.token)
+    assert cli.main(arguments) == 0
+    assert len(coordinator.claimed) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ([], "no claim token"),
+        (["--token", "a", "--token-file", "b"], "not both"),
+        (["--token-file", "/nowhere/token"], "/nowhere/token cannot be read"),
+    ],
+)
+def test_without_a_token_nothing_is_enrolled(
+    arguments: list[str], sentence: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = ["--url", "http://127.0.0.1:1", "--home", str(tmp_path / "home"), "--data", str(data)]
+    assert cli.main(["enrol", *url, *arguments]) == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_enrolment_measures_the_board_and_keeps_the_table_of_the_data(
+    coordinator: StandIn, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "data.csv").write_text("a,b,c,d,kind\n1,2,3,4,cat\n5,6,7,8,dog\n")
+    table = '[data]\npath = "data.csv"\nlabel = "kind"\nclasses = ["cat", "dog"]\n'
+    (home / "agent.toml").write_text(table)
+    arguments = ["enrol", "--url", coordinator.url, "--token", coordinator.token, "--home", str(home), "--json"]
+    assert cli.main([*arguments, "--data", "other.npz"]) == 2
+    assert "has a table [data]: leave --data out" in capsys.readouterr().err
+    assert cli.main(arguments) == 0
+    assert json.loads(capsys.readouterr().out)["samples"] == 2
+    assert (home / "agent.toml").read_text() == table
+    speed = coordinator.capability.speed
+    assert speed is not None
+    assert set(speed) == {"1", "0.5", "0.25", "0.125"}
+    assert all(0 < milliseconds < 10_000 for milliseconds in speed.values())
+
+
+def test_a_pause_is_seen_while_the_agent_is_not_running(
+    coordinator: StandIn, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = ["--home", str(tmp_path / "home")]
+    enrol(coordinator.url, coordinator.token, data, tmp_path / "home")
+    for command, state in (("pause", "paused"), ("pause", "paused"), ("resume", "stopped"), ("resume", "stopped")):
+        assert cli.main([command, *home]) == 0
+        capsys.readouterr()
+        assert cli.main(["status", "--json", *home]) == 0
+        assert json.loads(capsys.readouterr().out)["state"] == state
+
+
+def test_bench_remembers_which_runtime_is_the_fastest(
+    coordinator: StandIn, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = tmp_path / "home"
+    enrol(coordinator.url, coordinator.token, data, home)
+    capsys.readouterr()
+    assert cli.main(["bench", "--json", "--home", str(home)]) == 0
+    speeds = json.loads(capsys.readouterr().out)
+    assert list(speeds) == backends()
+    assert json.loads((home / "speed.json").read_text()) == speeds
+
+
+def test_logs_without_a_file_or_a_journal_say_what_to_set(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert cli.main(["logs", "--home", str(tmp_path)]) == 2
+    assert "set log_file in agent.toml" in capsys.readouterr().err
 
 
 def test_unreachable_is_6(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -138,17 +234,10 @@ def test_a_second_agent_in_the_same_home_is_7(
     assert "another agent runs" in capsys.readouterr().err
 
 
-def test_data_that_went_bad_is_5_at_start(
-    coordinator: StandIn, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    home = tmp_path / "home"
-    enrol(coordinator.url, coordinator.token, data, home)
-    data.write_bytes(b"")
-    assert cli.main(["run", "--home", str(home)]) == 5
-    assert "cannot be read" in capsys.readouterr().err
+COMMANDS = ("enrol", "run", "status", "pause", "resume", "doctor", "bench", "logs", "systemd")
 
 
-@pytest.mark.parametrize("command", [[], ["enrol"], ["run"], ["status"]])
+@pytest.mark.parametrize("command", [[], *([command] for command in COMMANDS)], ids=str)
 def test_every_help_has_an_example_and_the_exit_codes(
     command: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from device_agent import commands
+from device_agent import commands, home
 from device_agent.address import parse
 from device_agent.commands import Ended, Orders, Recent, Told
+from device_agent.home import paused
 from device_agent.identity import Identity, forget
-from protocol.messages import COMMANDS, Command, CommandResult
+from protocol.commands import COMMANDS, Command, CommandResult
 from protocol.wire import decode
 
 IDENTITY = Identity(
@@ -26,8 +27,8 @@ def inbox() -> queue.SimpleQueue[object]:
     return queue.SimpleQueue()
 
 
-def orders(home: Path, inbox: queue.SimpleQueue[object], recent: Recent | None = None) -> Orders:
-    return Orders(home, parse("http://localhost:1"), recent or Recent(), inbox.put)
+def orders(at: Path, inbox: queue.SimpleQueue[object], recent: Recent | None = None) -> Orders:
+    return Orders(at, parse("http://localhost:1"), recent or Recent(), inbox.put)
 
 
 def tell(to: Orders, kind: str, id: str = "c1", seconds: float = 60.0) -> list[tuple[str, str, str]]:
@@ -45,13 +46,19 @@ def test_every_command_of_the_protocol_is_known() -> None:
     assert set(commands._KINDS) == set(COMMANDS)
 
 
-def test_pause_holds_until_resume_also_across_a_restart(tmp_path: Path, inbox: queue.SimpleQueue[object]) -> None:
-    first = orders(tmp_path, inbox)
-    assert tell(first, "pause") == [("c1", "done", "")]
-    second = orders(tmp_path, inbox)
-    assert second.paused
-    tell(second, "resume", "c2")
-    assert not orders(tmp_path, inbox).paused
+def test_pause_and_resume_are_those_of_the_boards_owner(tmp_path: Path, inbox: queue.SimpleQueue[object]) -> None:
+    assert tell(orders(tmp_path, inbox), "pause") == [("c1", "done", "")]
+    assert paused(tmp_path)
+    home.resume(tmp_path)
+    home.pause(tmp_path)
+    assert tell(orders(tmp_path, inbox), "resume", "c2") == [("c1", "done", ""), ("c2", "done", "")]
+    assert not paused(tmp_path)
+
+
+def test_a_pause_that_cannot_be_kept_has_failed(tmp_path: Path, inbox: queue.SimpleQueue[object]) -> None:
+    (tmp_path / "paused").mkdir()
+    ((_, state, text),) = tell(orders(tmp_path, inbox), "resume")
+    assert (state, text.endswith("paused cannot be removed: Is a directory")) == ("failed", True)
 
 
 def test_an_id_is_carried_out_once_and_answered_as_often_as_asked(
@@ -61,11 +68,11 @@ def test_an_id_is_carried_out_once_and_answered_as_often_as_asked(
     tell(once, "pause")
     tell(once, "resume", "c2")
     assert tell(once, "pause") == [("c1", "done", "")]
-    assert not once.paused
+    assert not paused(tmp_path)
     again = orders(tmp_path, inbox)
     assert answers(again) == [("c1", "done", ""), ("c2", "done", "")]  # was it heard before?
     assert tell(again, "pause") == [("c1", "done", "")]
-    assert not again.paused
+    assert not paused(tmp_path)
 
 
 def test_answers_are_repeated_on_a_new_connection_only(tmp_path: Path, inbox: queue.SimpleQueue[object]) -> None:
@@ -99,12 +106,15 @@ def test_what_is_unknown_or_late_is_not_done(tmp_path: Path, inbox: queue.Simple
     to = orders(tmp_path, inbox)
     assert tell(to, "dance") == [("c1", "refused", "this agent does not know the command dance")]
     assert tell(to, "pause", "c2", seconds=0.0) == []
-    assert not to.paused
+    assert not paused(tmp_path)
 
 
-def test_logs_are_the_last_lines_and_fit_into_a_message(tmp_path: Path, inbox: queue.SimpleQueue[object]) -> None:
+def test_logs_are_the_last_lines_and_fit_into_a_message(
+    tmp_path: Path, inbox: queue.SimpleQueue[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
     recent = Recent()
     log = logging.getLogger("device_agent.test")
+    monkeypatch.setattr(log, "propagate", False)
     log.addHandler(recent)
     for number in range(1000):
         log.warning("line %d \0 \ud83d ü %s", number, "…" * 50)
@@ -144,20 +154,22 @@ def test_a_board_without_an_led_says_so(
 
 def test_what_was_cut_short_by_a_power_cut_has_failed(tmp_path: Path, inbox: queue.SimpleQueue[object]) -> None:
     (tmp_path / "commands.json").write_text(
-        '{"paused": false, "results": [{"id": "c1", "kind": "identify", "state": "", "text": "", "told": false}]}'
+        '{"results": [{"id": "c1", "kind": "identify", "state": "", "text": "", "told": false}]}'
     )
     assert answers(orders(tmp_path, inbox)) == [("c1", "failed", "the agent ended before it was done")]
 
 
 def test_a_torn_file_is_forgotten(tmp_path: Path, inbox: queue.SimpleQueue[object]) -> None:
-    (tmp_path / "commands.json").write_text('{"paused":')
+    (tmp_path / "commands.json").write_text('{"results":')
     assert answers(orders(tmp_path, inbox)) == []
 
 
 def test_forgetting_leaves_settings_and_data_only(tmp_path: Path) -> None:
-    for name in ("identity.json", "authority.pem", "rotation.json", "spool.db", "spool.db-wal", "agent.toml", "x.npz"):
+    gone = ("identity.json", "authority.pem", "rotation.json", "spool.db", "spool.db-wal", "status.json", "paused")
+    for name in (*gone, "agent.toml", "x.npz"):
         (tmp_path / name).write_text("")
-    (tmp_path / "blobs").mkdir()
-    (tmp_path / "blobs" / "ab").write_text("weights")
+    for folder in ("blobs", "checkpoint"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "1.f32").write_text("weights")
     forget(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["agent.toml", "x.npz"]

@@ -2,29 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
+from attrs import evolve
 
-from device_agent.dataset import checked, load
+from device_agent.dataset import checked
 from device_agent.errors import DataError
 
 X = np.zeros((4, 3), np.float32)
 Y = np.array([0, 1, 2, 1])
-
-
-def test_a_good_file(tmp_path: Path) -> None:
-    path = tmp_path / "data.npz"
-    np.savez(path, x=X, y=Y)
-    dataset = load(path)
-    assert (len(dataset), dataset.input, dataset.classes) == (4, (3,), 3)
-
-
-def test_the_file_may_say_how_many_classes_there_are(tmp_path: Path) -> None:
-    path = tmp_path / "data.npz"
-    np.savez(path, x=X, y=Y, classes=10)
-    assert load(path).classes == 10
 
 
 def test_images_stay_small_and_are_scaled_batch_by_batch() -> None:
@@ -64,39 +50,10 @@ def test_bad_arrays(x: np.ndarray, y: np.ndarray, classes: np.ndarray | None, se
         checked(x, y, classes)
 
 
-def test_a_missing_array_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "data.npz"
-    np.savez(path, x=X, labels=Y)
-    with pytest.raises(DataError, match=r"no array 'y' \(there is x, labels\)"):
-        load(path)
-
-
-def test_files_that_are_none(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="does not exist"):
-        load(tmp_path / "nothing.npz")
-    text = tmp_path / "text.npz"
-    text.write_text("x,y\n1,2\n")
-    with pytest.raises(DataError, match="cannot be read"):
-        load(text)
-    np.save(tmp_path / "single.npy", X)
-    with pytest.raises(DataError, match="single array"):
-        load(tmp_path / "single.npy")
-    whole = tmp_path / "whole.npz"
-    np.savez(whole, x=X, y=Y)
-    cut = tmp_path / "cut.npz"
-    cut.write_bytes(whole.read_bytes()[:200])
-    with pytest.raises(DataError, match="cannot be read"):
-        load(cut)
-
-
-def test_pickled_objects_are_never_loaded(tmp_path: Path) -> None:
-    path = tmp_path / "data.npz"
-    np.savez(path, x=np.array([{}, {}], object), y=np.array([0, 1]))
-    with pytest.raises(DataError, match="cannot be read"):
-        load(path)
-
-
-@pytest.mark.parametrize("label", [1_000_000, 2**31, 2**40])
-def test_a_label_that_is_no_class_number_is_refused(label: int) -> None:
-    with pytest.raises(DataError, match=rf"y\[1\] is {label}, expected a class number from 0 to 999999"):
-        checked(X, np.array([0, label, *[1] * (len(X) - 2)]))
+def test_rows_make_a_view_without_a_copy() -> None:
+    whole = checked(X + np.arange(4, dtype=np.float32)[:, None], Y)
+    view = evolve(whole, rows=np.array([3, 1]))
+    x, y = view.batch(np.array([0, 1]))
+    assert (len(view), view.x is whole.x) == (2, True)
+    assert (x[:, 0].tolist(), y.tolist()) == ([3, 1], [1, 1])
+    assert (whole.histogram(), view.histogram()) == ((1, 2, 1), (0, 2, 0))

@@ -267,3 +267,47 @@ def test_a_session_runs_any_signature_by_name(backend):
     assert found["loss_sum"][0] == pytest.approx(2 * np.log(2))
     with pytest.raises(ValueError, match="the inputs differ from the artifact's: y stand on one side only"):
         session.run({"x": X, "sample_weight": ONES})
+
+
+MOVING = compile_model(SPEC, batch=2, training=Training(momentum=True, proximal=True))
+OPTIONS = {"momentum": 0.5, "dampening": 0.0, "proximal": 0.1}
+
+
+def moving(backend):
+    return TrainStep(MOVING.for_backend(backend), backend)
+
+
+def test_a_loss_can_be_looked_at_without_a_step(backend):
+    step = moving(backend)
+    step.load(ZERO)
+    step.step(X, Y, ONES, 1.0, OPTIONS)
+    before = [state.copy() for state in step.states()]
+    loss = step.loss(X, Y, ONES, OPTIONS)
+    np.testing.assert_equal(list(step.states()), before)
+    assert step.step(X, Y, ONES, 1.0, OPTIONS).loss_sum == loss
+
+
+def test_weights_and_momentum_taken_out_go_on_elsewhere(backend):
+    step, other = moving(backend), moving(backend)
+    assert step.remembers
+    step.load(ZERO)
+    step.step(X, Y, ONES, 1.0, OPTIONS)
+    states = list(step.states())
+    names = list(step.shapes)
+    other.load(dict(zip(names, states[:2], strict=True)), ZERO, dict(zip(names, states[2:], strict=True)))
+    for each in (step, other):
+        each.step(X, Y, ONES, 1.0, OPTIONS)
+    np.testing.assert_equal(list(other.states()), list(step.states()))
+    assert not loaded(backend).remembers
+    assert len(list(loaded(backend).states())) == 2
+
+
+def test_weights_are_changed_in_place_and_momentum_stays(backend):
+    step = moving(backend)
+    step.load(ZERO)
+    step.step(X, Y, ONES, 1.0, OPTIONS)
+    before = list(step.states())
+    step.change(lambda name, weight: weight + (name == "dense1.bias"))
+    after = list(step.states())
+    np.testing.assert_equal(after[1], before[1] + 1)
+    np.testing.assert_equal([after[0], *after[2:]], [before[0], *before[2:]])

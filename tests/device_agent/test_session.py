@@ -42,7 +42,7 @@ def test_from_check_in_to_stored(device: Device) -> None:
     assert device.hear(work) == []
     assert device.did == [c.Hold(work), c.Fetch(work)]
     device.feel(c.Fetched("a1", 1.5, 900))
-    assert device.did == [c.Train(work)]
+    assert device.did == [c.Train(work, 0), c.Allow("a1", 1)]
     said = device.feel(c.Trained("a1", RESULT, 2, b"body", "region", b"left"))
     assert leaves(said) == ["update", "check-in"], (
         "the next work is asked for without waiting for the receipt"
@@ -514,14 +514,14 @@ def _play(device: Device, event: str, number: int, final: set[tuple[str, int]]) 
         device.hear(receipt(update, state, missing))
 
 
-def test_told_to_pause_it_finishes_what_it_has_and_asks_for_no_more(working: Device) -> None:
-    assert working.feel(c.Steered(paused=True)) == []
+def test_without_an_offer_it_sends_what_it_has_and_asks_for_no_more(working: Device) -> None:
+    working.session.offer = None
     assert leaves(working.train()) == ["update"]
-    assert working.session.state == "paused"
     assert set(leaves(working.later(600))) == {"update"}
 
 
-def test_told_to_resume_it_checks_in_at_once(device: Device) -> None:
-    device.feel(c.Steered(paused=True))
+def test_once_there_is_an_offer_it_checks_in_at_once(device: Device) -> None:
+    offer, device.session.offer = device.session.offer, None
     assert leaves(device.connect()) == []
-    assert leaves(device.feel(c.Steered(paused=False))) == ["check-in"]
+    device.session.offer = offer
+    assert leaves(device.feel(c.Tick())) == ["check-in"]

@@ -14,14 +14,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from attrs import evolve
 
 from device_agent import spool as spools
 from device_agent.errors import HomeError
+from device_agent.position import Checkpoint
 from device_agent.spool import Spool, peek
 from protocol import tensors
 from protocol.messages import DeviceEvent, Lineage, Timings, Update
 from protocol.subnetwork import Axis, layout_to_json
-from tests.device_agent.conversation_partner import assignment
+from tests.device_agent.conversation_partner import assignment, checkpoint
 
 LAYOUT = {"w": (Axis(4),)}
 REGION = json.dumps({"layout": layout_to_json(LAYOUT), "channels": {}})
@@ -280,3 +282,120 @@ def test_killed_at_any_moment_all_or_nothing_is_there(tmp_path: Path) -> None:
 @pytest.mark.soak
 def test_killed_two_hundred_times(tmp_path: Path) -> None:
     _kills(tmp_path, 200)
+
+
+# Checkpoints.
+
+
+def written(spool: Spool, name: str, commits: int, size: int = 4) -> Checkpoint:
+    file = spool.checkpoints.write([np.zeros(size // 4, np.float32)])
+    return evolve(checkpoint(name, commits), weights=file)
+
+
+def files(home: Path) -> list[int]:
+    return sorted(int(path.stem) for path in (home / "checkpoint").glob("*"))
+
+
+def go_on(spool: Spool, name: str, number: int, place: Checkpoint | None) -> Update:
+    sent = evolve(update(name, body(1.0)), commit=number, last=place is None)
+    spool.commit(sent, body(1.0), REGION, None, place)
+    return sent
+
+
+def test_a_commit_and_where_training_goes_on_are_one_transaction(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    spool.hold(assignment("c1", "a1"))
+    place = written(spool, "a1", 1)
+    go_on(spool, "a1", 1, place)
+    spool.close()
+    again = Spool(tmp_path)
+    saved = again.load()
+    assert (saved.held, saved.commits, saved.finished) == (assignment("c1", "a1"), 1, ())
+    assert again.checkpoint("a1") == place
+    assert again.checkpoint("a2") is None
+    go_on(again, "a1", 2, None)
+    saved = again.load()
+    assert (saved.held, saved.commits, saved.finished) == (None, 0, ("a1",))
+    assert [sent.commit for sent, _ in saved.updates] == [1, 2]
+    assert again.checkpoint("a1") is None
+    assert files(tmp_path) == []
+
+
+def test_a_newer_checkpoint_replaces_the_older_one_but_not_one_just_being_written(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    spool.hold(assignment("c1", "a1"))
+    spool.save(written(spool, "a1", 0))
+    second, third = written(spool, "a1", 0), written(spool, "a1", 0)
+    spool.save(second)
+    assert files(tmp_path) == [2, 3]
+    spool.save(evolve(third, base=second.weights))
+    spool.save(evolve(written(spool, "a1", 0), base=second.weights))
+    assert files(tmp_path) == [2, 4]
+
+
+def test_what_no_checkpoint_names_goes_at_the_start(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    spool.hold(assignment("c1", "a1"))
+    spool.save(written(spool, "a1", 0))
+    written(spool, "a1", 0)
+    spool.close()
+    Spool(tmp_path).load()
+    assert files(tmp_path) == [1]
+
+
+def test_held_again_it_keeps_its_checkpoint_other_work_does_not(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    spool.hold(assignment("c1", "a1"))
+    place = written(spool, "a1", 0)
+    spool.save(place)
+    spool.hold(assignment("c2", "a1"))
+    assert spool.checkpoint("a1") == place
+    spool.hold(assignment("c3", "a2"))
+    assert spool.checkpoint("a1") is None
+
+
+def test_what_was_dropped_after_commits_is_never_begun_again(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    spool.hold(assignment("c1", "a1"))
+    spool.save(written(spool, "a1", 0))
+    spool.drop("a1")
+    saved = spool.load()
+    assert (saved.held, saved.commits, saved.finished) == (None, 0, ("a1",))
+    assert files(tmp_path) == []
+
+
+@pytest.mark.parametrize("commits", [0, 2])
+def test_a_checkpoint_that_cannot_be_read_costs_the_assignment_only_if_it_was_committed(
+    tmp_path: Path, commits: int
+) -> None:
+    spool = Spool(tmp_path)
+    spool.hold(assignment("c1", "a1"))
+    spool.save(written(spool, "a1", commits))
+    spool._connection.execute("UPDATE checkpoint SET text = x'00'")
+    saved = spool.load()
+    assert (saved.held is None) == bool(commits)
+    assert saved.finished == (("a1",) if commits else ())
+    assert spool.damage is not None
+
+
+def test_residuals_give_way_to_the_checkpoint_the_oldest_first(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, limit=200_000)
+    for run in "abc":
+        commit(spool, f"of-{run}", residual=bytes(30_000), run=run)
+    spool.hold(assignment("c1", "a1"))
+    spool.save(written(spool, "a1", 0, size=20_000))
+    assert [spool.residual(run) is None for run in "abc"] == [True, False, False]
+    spool.save(written(spool, "a1", 0, size=90_000))
+    assert [spool.residual(run) is None for run in "abc"] == [True, True, True]
+    assert len(spool.load().updates) == 3, "no update ever gives way"
+
+
+def test_a_spool_of_the_first_format_is_taken_over(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    sent = commit(spool, "a1")
+    spool._connection.executescript("DROP TABLE checkpoint; PRAGMA user_version = 1;")
+    spool.close()
+    again = Spool(tmp_path)
+    assert again.load().updates == ((sent, body(1.0)),)
+    again.hold(assignment("c", "a2"))
+    again.save(written(again, "a2", 0))

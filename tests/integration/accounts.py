@@ -6,21 +6,17 @@ from collections import Counter
 from pathlib import Path
 
 from sqlalchemy import select
-from sqlalchemy.orm import Session
 
 from coordinator.compiler.spec import ModelSpec
 from coordinator.demo.fleet import Agent
 from coordinator.settings import sqlite_url
-from coordinator.store import models
+from coordinator.store import models, segments
 from coordinator.store.blobs import Blobs
 from coordinator.store.database import Database
-from coordinator.store.segments import Segments
-from coordinator.training import journal
-from coordinator.training.inputs import Versioned
 from coordinator.training.live import LiveRun
+from coordinator.training.replay import replay as replayed
 from device_agent import spool
-from protocol.weights import digest
-from tests.integration.fleet import Server, told
+from tests.integration.fleet import Server, named
 
 
 def check(server: Server, agents: list[Agent], run: str) -> Counter[str]:
@@ -30,15 +26,15 @@ def check(server: Server, agents: list[Agent], run: str) -> Counter[str]:
 
     May be called while all goes on: logs are read before spools, and spools before the ledger.
     """
-    settled = {assignment for agent in agents for assignment in told(agent, "settled")}
-    committed = {assignment for agent in agents for assignment in told(agent, "committed")}
-    unsent = {update.assignment for agent in agents for update in spool.peek(agent.home)[1]}
+    settled = {key for agent in agents for key in named(agent, "settled")}
+    committed = {key for agent in agents for key in named(agent, "committed")}
+    unsent = {update.key for agent in agents for update in spool.peek(agent.home)[1]}
     with server.database().read() as session:
         updates = session.scalars(select(models.Update).where(models.Update.run_id == run)).all()
         versions = session.scalars(select(models.ModelVersion).where(models.ModelVersion.run_id == run)).all()
         row = session.get_one(models.Run, run)
         keys = Counter((update.assignment_id, update.commit) for update in updates)
-        ledger = {update.assignment_id for update in updates}
+        ledger = {(update.assignment_id, update.commit) for update in updates}
         assert not settled - ledger, "acknowledged, but not in the ledger"
         assert not committed - ledger - unsent, "finished, but neither in the ledger nor in a spool"
         assert set(keys.values()) <= {1}
@@ -50,31 +46,24 @@ def check(server: Server, agents: list[Agent], run: str) -> Counter[str]:
     return Counter(update.outcome for update in updates)
 
 
-def replay(home: Path, run: str) -> int:
-    """Recompute a stopped coordinator's run from the first input on: every version comes out with the hash that the
-    books have, and so does what a start would recover. Returns the number of versions."""
-    database, segments = Database(sqlite_url(home / "shoal.db")), Segments(home / "segments")
+def replay(home: Path, run: str, url: str = "") -> int:
+    """Recompute a coordinator's run that is not served from the first input on: every version comes out with the hash
+    that the books have, and what a start would recover is the same in every bit of its state. Returns the number of
+    versions."""
+    blobs = Blobs(home / "blobs")
+    database = Database(url or sqlite_url(home / "shoal.db"), read_only=True)
+
+    def read(segment: int, offset: int, size: int) -> bytes:
+        return segments.read(home / "segments", segment, offset, size)
+
     with database.read() as session:
-        query = select(models.ModelVersion.version, models.ModelVersion.sha256)
-        booked = {row.version: row.sha256 for row in session.execute(query.where(models.ModelVersion.run_id == run))}
-        fresh = _live(session, home, run)
-        computed = {0: digest(fresh.engine.core.weights)}
-        inputs = select(models.Input).where(models.Input.run_id == run).order_by(models.Input.seq)
-        for row in session.scalars(inputs):
-            given = journal.from_row(row.kind, row.body, segments.read)
-            for effect in fresh.engine.handle(given, row.at):
-                if isinstance(effect, Versioned):
-                    computed[effect.version] = digest(fresh.engine.core.weights)
-        assert computed == booked
-        recovered = _live(session, home, run)
-        recovered.recover(session, segments.read)
-        assert digest(recovered.engine.core.weights) == booked[max(booked)]
-    segments.close()
+        found = replayed(session, blobs, read, run)
+        assert found.differs is None
+        assert found.compared == found.version
+        row = session.get_one(models.Run, run)
+        spec = ModelSpec.from_json(session.get_one(models.Model, row.model_id).spec)
+        recovered = LiveRun(row, spec, None, blobs)
+        recovered.recover(session, read)
+        assert recovered.engine.snapshot() == found.snapshot
     database.close()
-    return len(booked)
-
-
-def _live(session: Session, home: Path, run: str) -> LiveRun:
-    row = session.get_one(models.Run, run)
-    spec = session.get_one(models.Model, row.model_id).spec
-    return LiveRun(row, ModelSpec.from_json(spec), None, Blobs(home / "blobs"))
+    return found.version + 1

@@ -93,6 +93,8 @@ class Server:
     port: int = field(factory=free_port)
     mqtt_port: int = field(factory=free_port)
     process: subprocess.Popen[bytes] | None = None
+    url: str = ""
+    """Of its database, unless that is the file in its home."""
 
     def start(self) -> None:
         """Return when it answers."""
@@ -108,7 +110,8 @@ class Server:
 
     def launch(self) -> subprocess.Popen[bytes]:
         ports = ("--port", str(self.port), "--mqtt-port", str(self.mqtt_port))
-        command = [*SHOAL, "serve", "--home", str(self.home), *ports, "--heartbeat", "0.3", *self.options]
+        kept = ("--database", self.url) if self.url else ()
+        command = [*SHOAL, "serve", "--home", str(self.home), *ports, "--heartbeat", "0.3", *kept, *self.options]
         with open(self.log, "ab") as log:
             return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=single_threaded())
 
@@ -136,7 +139,7 @@ class Server:
 
     def database(self) -> Database:
         """Beside the coordinator, for reading."""
-        return Database(sqlite_url(self.home / "shoal.db"))
+        return Database(self.url or sqlite_url(self.home / "shoal.db"))
 
     def token(self, group: str, uses: int = 1) -> str:
         return str(self.api.post("tokens", body={"group": group, "uses": uses, "ttl": 600.0})["token"])
@@ -192,6 +195,16 @@ class Fleet:
 
 def told(agent: Agent, what: str) -> list[str]:
     """The assignments that an agent's log names in lines of one kind, e.g. ``settled``, in order."""
+    return [assignment for assignment, _ in named(agent, what)]
+
+
+def named(agent: Agent, what: str) -> list[tuple[str, int]]:
+    """The same with the commits these lines name, 0 where they name none."""
     lines = agent.log.read_text(errors="replace").splitlines()
     found = [line.partition(f" {what} assignment=")[2].split() for line in lines]
-    return [words[0] for words in found if words]
+    return [(words[0], _commit(words)) for words in found if words]
+
+
+def _commit(words: list[str]) -> int:
+    numbers = [word.removeprefix("commit=") for word in words if word.startswith("commit=")]
+    return int(numbers[0]) if numbers and numbers[0].isdecimal() else 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 
 import numpy as np
@@ -12,9 +11,10 @@ from sqlalchemy import select
 
 from coordinator.store import models
 from tests.integration import accounts
-from tests.integration.fleet import TIERS, Fleet, told, until
+from tests.integration.fleet import RECIPE, TIERS, Fleet, told, until
 
-SOAK = os.environ.get("SHOAL_SOAK") == "1"
+EVERYTHING = RECIPE.replace('"fedbuff"\ngoal = 3', '"fedasmu"').replace('"heterofl"', '"whale_fl"')
+EVERYTHING = EVERYTHING.replace('widths = { small = 0.125, middle = 0.5 }', "delay = 0\nhalf_window = 1")
 
 
 def test_an_agent_that_was_killed_takes_up_the_assignment_it_held(fleet: Fleet) -> None:
@@ -75,6 +75,27 @@ def test_killing_either_side_at_any_moment_loses_nothing(fleet: Fleet, kills: in
     until(lambda: all(told(agent, "settled") for agent in fleet.agents), "every agent has contributed")
     server.stop()
     assert accounts.replay(server.home, run) > 2 * kills
+
+
+@pytest.mark.parametrize("kills", [pytest.param(5, id="few"), pytest.param(100, id="many", marks=pytest.mark.soak)])
+def test_what_a_killed_coordinator_recovers_is_an_uninterrupted_replay(fleet: Fleet, kills: int) -> None:
+    """Model, version and the state of every part of the recipe; and every update that was acknowledged is in it."""
+    server, rng = fleet.server, np.random.default_rng(31)
+    for agent in fleet.join():
+        agent.run()
+    run = server.start_run(EVERYTHING)
+    server.advances(run)
+    longest = 0.0
+    for _ in range(kills):
+        time.sleep(rng.uniform(0.0, 1.0))
+        server.kill()
+        accounts.check(server, fleet.agents, run)
+        accounts.replay(server.home, run)
+        started = time.monotonic()
+        server.start()
+        server.advances(run)
+        longest = max(longest, time.monotonic() - started)
+    print(f"killed {kills} times; from a start to the next version it took {longest:.1f} s at most")
 
 
 def _taken(fleet: Fleet, device: str) -> str | None:

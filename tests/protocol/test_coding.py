@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as npst
 from protocol import tensors
 from protocol.coding import CODINGS, SCALE, decode, encode
 from protocol.errors import ProtocolError
-from protocol.weights import add, subtract, zeros_like
+from protocol.weights import add, zeros_like
 
 from .mutation import ROUNDS, damage, read_or_refused
 from .samples import QUICK
@@ -222,4 +222,4 @@ def test_a_damaged_body_is_the_subnetworks_difference_or_a_protocol_error(rounds
 def test_error_feedback_is_exact_where_the_sum_is():
     value = {"w": np.array([[1.0, 0.5], [0.25, 0.125]], np.float32)}
     sent, left = encode(value, "int8", zeros_like(value))
-    assert equal(subtract(value, left), decode(sent, "int8", {"w": (2, 2)}))
+    assert equal(add(value, left, -1.0), decode(sent, "int8", {"w": (2, 2)}))

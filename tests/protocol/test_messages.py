@@ -9,24 +9,27 @@ from types import NoneType
 from typing import Any, get_args, get_origin
 
 import pytest
-from attrs import asdict, evolve, fields, resolve_types
+from attrs import NOTHING, asdict, evolve, fields, fields_dict, resolve_types
 from hypothesis import given
 from hypothesis import strategies as st
 
+from protocol.commands import RESULTS, Command, CommandResult
 from protocol.errors import ProtocolError
 from protocol.messages import (
-    RESULTS,
     STATES,
+    Amend,
+    Ask,
     Assignment,
     Blob,
     Capability,
     CheckIn,
     Chunk,
-    Command,
-    CommandResult,
     DeviceEvent,
     EnrolmentReply,
     EnrolmentRequest,
+    Fresh,
+    Holdout,
+    Merge,
     Message,
     Plan,
     Progress,
@@ -45,7 +48,8 @@ KINDS = pytest.mark.parametrize("kind", EXAMPLES, ids=lambda kind: kind.__name__
 
 
 def test_every_message_class_has_an_example_and_a_strategy():
-    assert set(Message.__subclasses__()) == set(EXAMPLES) == set(MESSAGES)
+    ours = {kind for kind in Message.__subclasses__() if kind.__module__ == Message.__module__}
+    assert ours == set(EXAMPLES) == set(MESSAGES)
 
 
 @KINDS
@@ -100,6 +104,7 @@ WRONG: dict[Any, list[Any]] = {
 WRONG_ITEMS: dict[Any, list[Any]] = {
     str: [[1], ["a", None], [True], [["a"]]],
     int: [["1"], [True], [1.5], [None], [[1]]],
+    Message: [[1], [None], [[]], [{}]],
     tuple: [[1], [[]], [[1]], [[1, 2, 3]], [[1, "2"]], [[True, 2]], [[1, 1.5]], [None], [{"0": 1, "1": 2}]],
 }
 
@@ -111,7 +116,8 @@ def _wrong_values(declared: Any) -> list[Any]:
     found = WRONG[Message if issubclass(origin, Message) else origin]
     if origin is tuple:
         item = get_args(kind)[0]
-        found = found + WRONG_ITEMS[get_origin(item) or item]
+        item = get_origin(item) or item
+        found = found + WRONG_ITEMS[Message if issubclass(item, Message) else item]
     return [value for value in found if not (optional and value is None)]
 
 
@@ -137,6 +143,16 @@ def test_a_missing_field_is_refused(kind, name):
     del plain[name]
     with pytest.raises(ProtocolError, match=f"{kind.__name__} has missing or unknown fields: '{name}'"):
         structure(kind, plain)
+
+
+@KINDS
+def test_a_field_with_a_default_may_be_missing_and_is_not_sent(kind):
+    plain = unstructure(EXAMPLES[kind])
+    for name, attribute in fields_dict(kind).items():
+        if attribute.default is not NOTHING:
+            message = structure(kind, {key: value for key, value in plain.items() if key != name})
+            assert getattr(message, name) == attribute.default
+            assert name not in unstructure(message)
 
 
 @KINDS
@@ -168,6 +184,7 @@ NAME = (["a", "0", "a" * 80, "A.b_c:d-e"], ["", "a" * 81, "-a", ".a", "a b", "a\
 TEXT = (["", "é" * 2000, "line\nline", "😀"], ["x" * 2001, "a\0b", "\ud800", "\udfff x"])
 TEXTS = ([[], ["x"] * 64, ["é" * 200]], [["x"] * 65, ["x" * 201], ["\0"], ["\ud800"]])
 COMMIT = ([1, 1_000_000], [0, -1, 1_000_001])
+SHARE = ([0, 0.5, 1], [-1e-9, 1.001])
 SHA256 = ([SHA, "0" * 64], ["", "0" * 63, "0" * 65, "g" * 64, SHA.upper(), SHA + "\n"])
 LOSS = ([-1e30, 1e30, 0], [-1.1e30, 1.1e30])
 CODING = (["float32", "int8"], ["", "Int8", "int4"])
@@ -183,6 +200,22 @@ RANGES = {
     (Plan, "steps"): ([1, 1_000_000], [0, 1_000_001]),
     (Plan, "learning_rate"): ([0, 1000], [-0.1, 1000.1]),
     (Plan, "coding"): CODING,
+    (Plan, "seconds"): ([None, 0.001, 1e6], [0, -1, 1.1e6]),
+    (Plan, "commits"): COMMIT,
+    (Plan, "refresh"): ([None, *COMMIT[0]], COMMIT[1]),
+    (Plan, "momentum"): SHARE,
+    (Plan, "dampening"): SHARE,
+    (Plan, "weight_decay"): ([0, 100], [-1e-9, 101]),
+    (Plan, "clip"): ([0, 1e9], [-1e-9, 1.1e9]),
+    (Plan, "proximal"): ([0, 1e6], [-1e-9, 1.1e6]),
+    (Plan, "roll"): COUNT,
+    (Amend, "number"): COUNT,
+    (Amend, "reason"): TEXT,
+    (Ask, "commit"): COMMIT,
+    (Fresh, "merge"): SHARE,
+    (Fresh, "keep"): SHARE,
+    (Merge, "merge"): SHARE,
+    (Merge, "loss_before"): ([None, -1e30, 1e30], [-1.1e30, 1.1e30]),
     (CheckIn, "protocol"): COUNT,
     (CheckIn, "features"): TEXTS,
     (CheckIn, "input"): ([[1], [1] * 8, [(1 << 31) - 1]], [[], [1] * 9, [0], [-1], [1 << 31]]),
@@ -196,6 +229,8 @@ RANGES = {
     (Retry, "reason"): TEXT,
     (Progress, "step"): COUNT,
     (Progress, "loss"): ([None, *LOSS[0]], LOSS[1]),
+    (Holdout, "samples"): ([1, (1 << 31) - 1], [0, -1, 1 << 31]),
+    (Holdout, "accuracy"): SHARE,
     (Timings, "upload"): ([None, *SECONDS[0]], SECONDS[1]),
     (Update, "commit"): COMMIT,
     (Update, "loss"): LOSS,
@@ -215,6 +250,14 @@ RANGES = {
     (Receipt, "reason"): TEXT,
     (Telemetry, "load"): ([None, 0, 1e6], [-0.1, 1.1e6]),
     (Telemetry, "temperature"): ([None, -100, 300], [-101, 301]),
+    (Telemetry, "cpu"): ([None, 0, 1], [-0.1, 1.1]),
+    (Telemetry, "throttled"): ([None, *TEXTS[0]], TEXTS[1]),
+    (Telemetry, "battery"): ([None, 0, 100], [-1, 101]),
+    (Telemetry, "goodput"): ([None, 0, 1e12], [-1, 2e12]),
+    (Telemetry, "phases"): ([None, *NORMS[0]], NORMS[1]),
+    (Telemetry, "waiting"): ([None, *TEXT[0]], TEXT[1]),
+    (CheckIn, "labels"): ([None, [0] * 10, [(1 << 31) - 1] * 10], [[], [0] * 9, [0] * 11, [-1] * 10, [1 << 31] * 10]),
+    (Capability, "speed"): ([None, *NORMS[0]], NORMS[1]),
     (DeviceEvent, "kind"): NAME,
     (DeviceEvent, "text"): TEXT,
     (CommandResult, "state"): (list(RESULTS), ["", "open"]),
@@ -234,7 +277,7 @@ def test_the_ends_of_a_range_belong_to_it_and_what_lies_beyond_is_refused(kind, 
     plain = unstructure(EXAMPLES[kind])
     for value in good:
         message = structure(kind, plain | {name: value})
-        assert unstructure(message)[name] == value
+        assert unstructure(message).get(name, fields_dict(kind)[name].default) == value
     for value in bad:
         with pytest.raises(ProtocolError, match=rf"\b{name} is .*, expected "):
             structure(kind, plain | {name: value})

@@ -77,6 +77,8 @@ def test_subscriptions_are_the_channels_of_one_direction():
     assert subscriptions("down", "pi-3") == [
         ("shoal/v1/d/pi-3/assignment", 1),
         ("shoal/v1/d/pi-3/retry", 1),
+        ("shoal/v1/d/pi-3/amend", 1),
+        ("shoal/v1/d/pi-3/fresh", 1),
         ("shoal/v1/d/pi-3/receipt", 1),
         ("shoal/v1/d/pi-3/command", 1),
     ]

@@ -18,7 +18,7 @@ from coordinator.store.blobs import Blobs
 from coordinator.store.database import Database, _config
 from coordinator.store.models import Base, Event, Input, Snapshot, Update
 from coordinator.store.segments import Segments
-from tests.conftest import BACKENDS
+from tests.conftest import BACKENDS, NEWEST
 from tests.store import killing
 
 SEEDS = range(20 if os.environ.get("SHOAL_SOAK") == "1" else 3)
@@ -73,7 +73,7 @@ def test_what_was_backed_up_is_what_is_restored(fleet, home, tmp_path, blob):
     file, new = tmp_path / "shoal.tar", tmp_path / "new"
     new.mkdir()
     made = archive.backup(home, fleet.url, file)
-    assert (made.missing, made.rows["device"], made.revision) == ((), 12, "0020")
+    assert (made.missing, made.rows["device"], made.revision) == ((), 12, NEWEST)
     assert file.stat().st_mode & 0o777 == 0o600
     url = sqlite_url(new / "shoal.db")
     archive.restore(file, new, url)
@@ -85,6 +85,15 @@ def test_what_was_backed_up_is_what_is_restored(fleet, home, tmp_path, blob):
     assert (new / "tls" / "ca.pem").read_text() == "certificate"
     assert (new / "shoal.toml").exists()
     assert sorted(path.name for path in home.iterdir() if path.name.startswith(".")) == []
+
+
+def test_the_weights_that_a_run_began_with_are_part_of_it(fleet, home, tmp_path):
+    given = Blobs(home / "blobs").put(b"first weights")
+    with fleet.write() as session:
+        session.execute(text("UPDATE run SET initial_sha256 = :given WHERE id = 'digits-1'"), {"given": given})
+    assert archive.backup(home, fleet.url, tmp_path / "shoal.tar").missing == ()
+    Blobs(home / "blobs").remove(given)
+    assert archive.backup(home, fleet.url, tmp_path / "short.tar").missing == (f"blobs/{given[:2]}/{given}",)
 
 
 def test_a_backup_is_restored_into_postgresql_as_well(fleet, home, tmp_path, new_database):
@@ -299,7 +308,7 @@ class TestKilled:
             database = Database(url)
             found = database.revision()[0]
             views = inspect(database.engine).get_view_names()
-            assert (found, len(views)) in (("0001", 0), ("0020", 9))
+            assert (found, len(views)) in (("0001", 0), (NEWEST, 10))
             database.upgrade()
-            assert database.revision()[0] == "0020"
+            assert database.revision()[0] == NEWEST
             database.close()

@@ -45,6 +45,7 @@ def test_nothing_that_came_later_has_a_part_in_it(session):
 def test_the_origin_names_recipe_model_seed_and_metrics(session):
     told = lineage.origin(session, "digits-1", 12)
     assert (told["recipe"]["name"], told["model"]["name"], told["seed"]) == ("whale-fl", "mlp", 0)
+    assert told["initial_sha256"] is None
     assert set(told["metrics"]) == {"accuracy", "loss"}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 
 import pytest
@@ -17,9 +18,9 @@ from coordinator.errors import ShoalError
 from coordinator.store import views
 from coordinator.store.database import Database, _config
 from coordinator.store.models import Base, Event, Instant
-from tests.conftest import BACKENDS
+from tests.conftest import BACKENDS, NEWEST
 
-NEWEST = "0020"
+PARTITION = re.compile(r"telemetry_(default|\d{8}|before_\d{8})")
 KINDS = {Text: str, Integer: int, BigInteger: int, Float: float, Instant: float, JSON: dict}
 
 
@@ -40,7 +41,7 @@ def filled(database):
 
 def rounded(rows):
     """Sums of floats depend on their order in the last digit."""
-    return sorted(repr([round(value, 6) if isinstance(value, float) else value for value in row]) for row in rows)
+    return sorted(repr([round(value, 9) if isinstance(value, float) else value for value in row]) for row in rows)
 
 
 def migrate(database, direction, revision):
@@ -49,13 +50,17 @@ def migrate(database, direction, revision):
 
 
 def names(database):
+    """Tables and views; the partitions of a table on PostgreSQL are part of it."""
     found = inspect(database.engine)
-    return {*found.get_table_names(), *found.get_view_names()} - {"alembic_version"}
+    all_names = {*found.get_table_names(), *found.get_view_names()} - {"alembic_version"}
+    return {name for name in all_names if not PARTITION.fullmatch(name)}
 
 
+@pytest.mark.filterwarnings("ignore:Skipped unsupported reflection of expression-based index ix_update_day")
 def test_the_migrations_make_exactly_what_the_models_say(database):
     with database.engine.connect() as connection:
-        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        ours = {"include_name": lambda name, kind, _: kind != "table" or not PARTITION.fullmatch(name)}
+        context = MigrationContext.configure(connection, opts={"compare_type": True, **ours})
         assert compare_metadata(context, Base.metadata) == []
 
 

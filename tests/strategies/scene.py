@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from attrs import evolve
 
 from coordinator.strategies.base import Context, Contribution, Cost, DeviceView, Model, Reported
 from protocol.messages import Plan
@@ -31,17 +32,19 @@ def device(name="pi", group="", samples=100):
 
 def contribution(*values, width=1.0, staleness=0, base=None, key="a/1", view=None):
     """An update of the first coordinates; ``base`` is the full-size vector it is relative to, ``view`` its device."""
+    region = Region(LAYOUT, nested(LAYOUT, width))
     return Contribution(
         device=view or device(),
         key=key,
         difference=vector(*values),
-        region=Region(LAYOUT, nested(LAYOUT, width)),
-        base=base,
+        region=region,
+        base=None if base is None else region.cut(base),
         base_version=0,
         staleness=staleness,
         samples=40,
         steps=10,
         loss=1.0,
+        plan=evolve(PLAN, width=width),
     )
 
 
@@ -49,8 +52,13 @@ def report(view=None, *, width=1.0, peak=1.0, seconds=8.0, link=None, sent=0):
     """A sound update of 10 steps of 4 samples; ``peak`` is the squared gradient of its one tensor of one element."""
     return Reported(
         device=view or device(),
-        plan=Plan(width=width, batch=4, steps=10, learning_rate=0.1, coding="float32"),
+        plan=evolve(PLAN, width=width),
+        version=0,
+        commit=1,
+        last=True,
+        merges=(),
         steps=10,
+        samples=40,
         loss=1.0,
         squared_gradient={"w": peak},
         squared_gradient_peak={"w": peak},

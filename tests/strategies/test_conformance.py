@@ -76,8 +76,8 @@ def scenes(draw, low=-10.0, high=10.0):
     regions = [region() for _ in range(draw(st.integers(1, 4)))]
     contributions = [
         Contribution(
-            *(device(samples=draw(st.integers(1, 1000))), f"a{n}/1", drawn(part.shapes), part, drawn(whole), 0),
-            *(draw(st.integers(0, 5)), 40, 10, 1.0),
+            *(device(samples=draw(st.integers(1, 1000))), f"a{n}/1", drawn(part.shapes), part, drawn(part.shapes), 0),
+            *(draw(st.integers(0, 5)), 40, 10, 1.0, PLAN),
         )
         for n, part in enumerate(regions)
     ]
@@ -241,7 +241,7 @@ def test_a_policys_state_survives_storage_and_decides_the_same(policy):
 def test_only_a_policy_with_a_barrier_puts_devices_off(policy):
     """And for a while only: in seconds, and with a reason."""
     put_off = [plan for _, _, plan, _, _ in history(policy) if not isinstance(plan, Plan)]
-    assert bool(put_off) == (policy.barrier == "rounds")
+    assert bool(put_off) == (policy.waiting == "rounds")
     assert all(isinstance(plan, Retry) and plan.seconds > 0 and plan.reason for plan in put_off)
 
 

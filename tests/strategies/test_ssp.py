@@ -72,9 +72,9 @@ def test_with_a_large_bound_nobody_waits():
     assert starts == {"quick": list(range(10)), "slow": [0, 5]}
 
 
-@pytest.mark.parametrize(("bound", "barrier"), [(0, "rounds"), (1, "bound")])
-def test_bound_zero_makes_rounds(bound, barrier):
-    assert Ssp(bound=bound).barrier == barrier
+@pytest.mark.parametrize(("bound", "waiting"), [(0, "rounds"), (1, "bound")])
+def test_bound_zero_makes_rounds(bound, waiting):
+    assert Ssp(bound=bound).waiting == waiting
 
 
 def test_it_says_how_far_ahead_a_device_is():

@@ -20,9 +20,11 @@ from coordinator.store import models
 from coordinator.store.blobs import Blobs
 from coordinator.store.database import Database
 from coordinator.store.segments import Segments
+from coordinator.store.snapshots import Thinning
 from coordinator.training.steward import Steward
 from protocol import coding, tensors
-from protocol.messages import Assignment, CheckIn, Chunk, Command, Lineage, Receipt, Retry, Timings, Update
+from protocol.commands import Command
+from protocol.messages import Assignment, CheckIn, Chunk, Lineage, Receipt, Retry, Timings, Update
 from protocol.subnetwork import Region, nested
 from protocol.weights import zeros_like
 from protocol.wire import decode, encode, frame
@@ -72,6 +74,8 @@ class House:
         self.sent = defaultdict(list)
         self.cut_off = []
         self.dead_letters = False
+        self.trace = None
+        self.thinning = Thinning()
 
     def open(self) -> House:
         self.database = Database(sqlite_url(self.home / "shoal.db"))
@@ -80,6 +84,7 @@ class House:
         self.steward = Steward(
             self.database, self.blobs, self.segments,
             heartbeat=HEARTBEAT, clock=self.clock, send=self._send, cut_off=self.cut_off.append,
+            thinning=self.thinning, trace=self.trace,
         )  # fmt: skip
         self.steward.recover()
         self.steward.start()

@@ -7,6 +7,7 @@ import pytest
 from attrs import evolve
 
 from coordinator.training.admission import MAX_ELEMENT, Refusal, difference_of
+from coordinator.training.work import Work
 from protocol import coding, tensors
 from protocol.subnetwork import Region, nested
 from protocol.weights import zeros_like
@@ -16,7 +17,8 @@ from .scene import HALF, INT8, LAYOUT, engine, offer, trained
 
 def admitted(offered, given):
     region = Region(LAYOUT, nested(LAYOUT, offered.plan.width))
-    return difference_of(given.update, given.body, offered.version, offered.plan, region)
+    work = Work(device=None, version=offered.version, plan=offered.plan, expires_at=0, features=(), most_steps=5)
+    return difference_of(given.update, given.body, work, region, 0)
 
 
 def test_a_sound_difference_comes_through_bit_for_bit():

@@ -7,11 +7,11 @@ import json
 
 import numpy as np
 import pytest
-from attrs import evolve
+from attrs import evolve, fields_dict
 
 from coordinator.store import models, registry
 from protocol import tensors
-from protocol.messages import Assignment, DeviceEvent, Progress, Retry, Telemetry
+from protocol.messages import Assignment, CheckIn, DeviceEvent, Progress, Retry, Telemetry
 from protocol.subnetwork import Region, layout_to_json, nested
 from protocol.wire import encode, frame
 
@@ -25,6 +25,34 @@ OTHER = "0" * 64
 
 
 # -- from the check-in to a new version --------------------------------------------------------------------------
+
+
+def test_an_offer_keeps_what_the_device_last_said_of_itself(house):
+    house.start_run()
+    a, b = house.enrol("a", "b")
+    house.tell("a", "telemetry", encode(BEAT))
+    for device in (a, b):
+        device.check_in()
+    heard = {row.device_id: (row.temperature, row.load) for row in house.rows(models.Assignment)}
+    assert heard == {"a": (48.0, 0.5), "b": (None, None)}
+
+
+def test_an_update_tells_how_long_it_took_from_its_offer_on(house):
+    house.start_run()
+    (a,) = house.enrol("a")
+    work = a.check_in()
+    house.clock.now += 12.5
+    a.deliver(work)
+    assert house.row(models.Update).seconds_total == 12.5
+
+
+@pytest.mark.skipif("labels" not in fields_dict(CheckIn), reason="check-ins tell no labels")
+def test_a_check_in_tells_what_the_device_has_of_each_class(house):
+    (a,) = house.enrol("a")
+    a.check_in(labels=(40, 0, 10))
+    assert house.row(models.Device).labels == [40, 0, 10]
+    a.check_in()
+    assert house.row(models.Device).labels is None
 
 
 def test_work_is_offered_with_everything_a_device_needs(house):

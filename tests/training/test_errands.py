@@ -8,7 +8,7 @@ from coordinator.errors import ShoalError
 from coordinator.store import credentials, models
 from coordinator.training import errands
 from coordinator.training.twins import Twins
-from protocol.messages import Command, CommandResult
+from protocol.commands import Command, CommandResult
 from protocol.wire import encode
 from tests.training.house import House
 

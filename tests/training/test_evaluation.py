@@ -11,10 +11,20 @@ from contextlib import suppress
 import numpy as np
 import pytest
 
+from coordinator.compiler.compile import compile_model
 from coordinator.compiler.shapes import initial_weights
 from coordinator.compiler.spec import ModelSpec
 from coordinator.errors import ShoalError
-from coordinator.training.evaluation import BATCH, WORST, Dataset, Evaluation, Evaluator, read_dataset
+from coordinator.training.evaluation import (
+    BATCH,
+    WORST,
+    Dataset,
+    Evaluation,
+    Evaluator,
+    batch_statistics,
+    read_dataset,
+)
+from device_agent.runtime import TrainStep
 
 SPEC = ModelSpec.from_json('{"name": "linear", "input": [2], "classes": 2, "layers": [{"dense": {"units": 2}}]}')
 IDENTITY = {"dense1.weight": np.eye(2, dtype=np.float32), "dense1.bias": np.zeros(2, np.float32)}
@@ -61,6 +71,18 @@ def test_a_batch_norm_takes_its_statistics_from_the_test_samples():
     accuracy, loss = Evaluation(spec, dataset([[1], [3]], [1, 0])).measure(given)
     assert accuracy == 1.0
     assert loss == pytest.approx(math.log(1 + math.exp(-10)), rel=1e-3)
+
+
+def test_batches_are_joined_by_the_law_of_total_variance():
+    text = """{"name": "norm", "input": [2], "classes": 2, "layers": ["batch_norm", {"dense": {"units": 2}}]}"""
+    spec = ModelSpec.from_json(text)
+    x = np.array([[0, 1], [0, 2], [4, 3], [4, 5], [10, 8]], np.float32)  # in batches of 2, the last one padded
+    probe = TrainStep(compile_model(spec, batch=2).content)
+    found = batch_statistics(spec, probe, initial_weights(spec, np.random.default_rng(0)), x)
+    (mean,) = (value for name, value in found.items() if name.endswith(".mean"))
+    (variance,) = (value for name, value in found.items() if name.endswith(".variance"))
+    np.testing.assert_allclose(mean, x.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(variance, x.var(0), rtol=1e-6)
 
 
 # -- reading -----------------------------------------------------------------------------------------------------
@@ -145,6 +167,8 @@ def test_a_damaged_archive_is_refused(tmp_path):
 class Slow:
     """Measures when it is allowed to."""
 
+    has_control = False
+
     def __init__(self) -> None:
         self.begun, self.go = threading.Semaphore(0), threading.Semaphore(0)
 
@@ -160,7 +184,7 @@ class Slow:
 def measured():
     """An evaluator that runs, and where its results come."""
     results = queue.SimpleQueue()
-    evaluator = Evaluator(lambda *result: results.put(result))
+    evaluator = Evaluator(lambda *result: results.put(result), lambda *found: results.put(found))
     evaluator.start()
     yield evaluator, results
     evaluator.stop()
@@ -175,7 +199,10 @@ def test_versions_that_were_overtaken_are_skipped(measured):
     for version in (2, 3, 4):
         evaluator.submit("run-1", slow, version, version / 10)
     slow.go.release(2)
-    assert [results.get(timeout=10) for _ in range(2)] == [("run-1", 1, 0.1, 0.0), ("run-1", 4, 0.4, 0.0)]
+    assert [results.get(timeout=10) for _ in range(2)] == [
+        ("run-1", 1, (0.1, 0.0), None),
+        ("run-1", 4, (0.4, 0.0), None),
+    ]
 
 
 def test_runs_do_not_overtake_each_other(measured):
@@ -194,8 +221,36 @@ def test_a_measurement_that_fails_does_not_end_the_thread(measured, caplog):
     evaluator.submit("run-1", slow, 1, None)
     assert slow.begun.acquire(timeout=10)
     evaluator.submit("run-1", slow, 2, 0.2)
-    assert results.get(timeout=10) == ("run-1", 2, 0.2, 0.0)
+    assert results.get(timeout=10) == ("run-1", 2, (0.2, 0.0), None)
     assert "evaluation-failed run=run-1 version=1" in caplog.text
+
+
+def test_questions_are_all_answered_and_go_first(measured):
+    evaluator, results = measured
+    slow = Slow()
+    evaluator.submit("run-1", slow, 1, 0.1)
+    assert slow.begun.acquire(timeout=10)
+    evaluator.submit("run-1", slow, 2, 0.2)
+    evaluator.compute("run-1", 7, lambda: {"x": 1.0})
+    evaluator.compute("run-2", 8, lambda: {"x": 1 / 0})
+    slow.go.release(2)
+    assert [results.get(timeout=10) for _ in range(4)] == [
+        ("run-1", 1, (0.1, 0.0), None),
+        ("run-1", 7, {"x": 1.0}),
+        ("run-2", 8, {"failed": 1.0}),
+        ("run-1", 2, (0.2, 0.0), None),
+    ]
+
+
+def test_a_control_set_is_measured_beside_the_test_set(tmp_path):
+    x, y = np.eye(2, dtype=np.float32), np.array([0, 1])
+    path = tmp_path / "data.npz"
+    np.savez(path, x=x, y=y, control_x=x, control_y=1 - y)
+    evaluation = Evaluation(SPEC, read_dataset(path, SPEC))
+    assert (evaluation.measure(IDENTITY)[0], evaluation.control(IDENTITY)[0]) == (1.0, 0.0)
+    np.savez(path, x=x, y=y, control_x=x)
+    with pytest.raises(ShoalError, match="control_y"):
+        read_dataset(path, SPEC)
 
 
 def test_the_network_measures_what_it_is_given_each_time():

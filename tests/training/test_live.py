@@ -6,15 +6,21 @@ import numpy as np
 import pytest
 from sqlalchemy import delete, update
 
+from coordinator.compiler.compile import compile_model
+from coordinator.compiler.shapes import layout
+from coordinator.compiler.targets import target_of
 from coordinator.errors import ShoalError
 from coordinator.store import models, segments
+from coordinator.store.snapshots import Thinning
+from coordinator.strategies.base import Cost
 from coordinator.training import live
-from coordinator.training.live import costs
+from coordinator.training.live import cost
 from coordinator.training.runs import read_spec
 from protocol.messages import Retry
+from protocol.subnetwork import FULL, nested
 from protocol.weights import digest
 
-from .house import FEDASMU, FEDAVG, HALF, RECIPE, SSP, START, TOY, WHALE, Device
+from .house import FEDASMU, FEDAVG, HALF, LAYOUT, RECIPE, SSP, START, TOY, WHALE, Device
 
 RECIPES = {"fedbuff": RECIPE, "fedasmu": FEDASMU, "whale": WHALE, "ssp": SSP}
 recipes = pytest.mark.parametrize("recipe", list(RECIPES.values()), ids=list(RECIPES))
@@ -27,10 +33,9 @@ def files(house):
 
 def test_what_a_width_costs():
     # 4·8 + 8 + 8·3 + 3 parameters; forward 2·(32 + 24), twice more for the gradients but for the input's: 280
-    found = costs(read_spec(TOY))
-    assert (found[1.0].parameters, found[1.0].flops) == (67, 3 * 2 * (32 + 24) - 2 * 32)
-    assert (found[0.5].parameters, found[0.5].flops) == (35, 3 * 2 * (16 + 12) - 2 * 16)
-    assert sorted(found) == [0.0625, 0.125, 0.25, 0.5, 1.0]
+    spec = read_spec(TOY)
+    assert cost(spec, FULL) == Cost(67, 3 * 2 * (32 + 24) - 2 * 32)
+    assert cost(spec, nested(layout(spec), 0.5)) == Cost(35, 3 * 2 * (16 + 12) - 2 * 16)
 
 
 # -- files -------------------------------------------------------------------------------------------------------
@@ -42,6 +47,32 @@ def test_devices_of_one_version_and_width_share_their_files(house):
     first, second = a.check_in(), b.check_in()
     assert (first.artifact, first.weights) == (second.artifact, second.weights)
     assert files(house) == {first.artifact.sha256, first.weights.sha256}
+
+
+def test_every_runtime_gets_the_artifact_it_is_fastest_with(house):
+    house.start_run(HALF)
+    names = ("litert", "tflite", "tflite-2.14", "numpy", "another", "numpy-2")
+    works = {n: device.check_in(runtime=n) for n, device in zip(names, house.enrol(*"abcdef"), strict=True)}
+    contents = {name: house.blobs.get(work.artifact.sha256) for name, work in works.items()}
+    assert len({work.weights for work in works.values()}) == 1
+    for name, content in contents.items():
+        made = compile_model(read_spec(TOY), nested(LAYOUT, 0.5), 4, target=target_of(name))
+        assert content == made.for_backend(name.partition("-")[0])
+    assert contents["numpy"][:1] == contents["numpy-2"][:1] == b"{"
+    assert contents["another"] == contents["litert"]
+
+
+def test_held_work_comes_in_the_form_the_device_reads_now(house):
+    """A board whose LiteRT wheel went, or came, between offer and check-in."""
+    house.start_run()
+    (a,) = house.enrol("a")
+    work = a.check_in(runtime="litert")
+    assert a.check_in(runtime="litert", held=work.id).artifact == work.artifact
+    moved = a.check_in(runtime="numpy", held=work.id)
+    assert (moved.id, moved.weights) == (work.id, work.weights)
+    assert house.blobs.get(moved.artifact.sha256)[:1] == b"{"
+    assert house.row(models.Assignment, id=work.id).artifact_sha256 == moved.artifact.sha256
+    assert a.check_in(runtime="tflite", held=work.id).artifact == work.artifact
 
 
 def test_weights_go_when_nobody_trains_from_them_any_more(house):
@@ -380,3 +411,26 @@ def test_the_weights_of_a_run_are_read_while_it_trains(house, recipe):
 def test_the_weights_of_no_run_are_not_found(house):
     with house.database.read() as session, pytest.raises(ShoalError, match="There is no run 'gone-1'"):
         live.weights_of(session, house.blobs, house.segments.read, "gone-1")
+
+
+def test_every_so_many_versions_stay_and_can_be_replayed_from(house, tmp_path, monkeypatch):
+    monkeypatch.setattr(live, "SNAPSHOT_INPUTS", 3)
+    house.close()
+    house.thinning = Thinning(every=4)
+    house.open()
+    run = house.start_run(ONE)
+    (a,) = house.enrol("a")
+    hashes = {}
+    for _ in range(13):
+        a.work()
+        hashes[house.engines()[run].core.version] = digest(house.engines()[run].core.weights)
+    kept = house.rows(models.Snapshot)
+    assert [row.version for row in kept] == [1, 4, 8, 11, 12]  # the first there was, multiples, and the last two
+    engine = house.engines()[run]
+    for row in kept:
+        past = live.LiveRun(house.row(models.Run), read_spec(TOY), None, house.blobs)
+        past.engine.restore(house.blobs.get(row.sha256))
+        assert row.version == 0 or digest(past.engine.core.weights) == hashes[row.version]
+    again = house.crashed(tmp_path / "after")
+    same(engine, again.engines()[run])
+    again.close()

@@ -19,13 +19,12 @@ from coordinator.training.engine import Engine, Setting
 from coordinator.training.inputs import Deferred, Offered, Settled, Ticked, Versioned
 from coordinator.training.recipe import BasePlan, Recipe, parse
 from protocol.messages import Timings
-from protocol.subnetwork import WIDTHS, Axis, Region, nested
+from protocol.subnetwork import Axis, Region, nested
 
 from .scene import check_in, delivered
 
 FEATURES, SAMPLES, NOISE = 16, 16, 0.1
 LAYOUT = {"w": (Axis(FEATURES, "features"),)}
-COSTS = {w: Cost(Region(LAYOUT, nested(LAYOUT, w)).parameters, round(6 * FEATURES * w)) for w in WIDTHS}
 GROUPS = {"zero-1": "zero2", "zero-2": "zero2", "three-1": "pi3", "three-2": "pi3", "five-1": "pi5", "five-2": "pi5"}
 SECONDS = {"zero2": 0.09, "pi3": 0.03, "pi5": 0.01}  # per sample and FLOP
 
@@ -60,7 +59,7 @@ def recipe_of(aggregator, policy, transforms=()) -> Recipe:
     policies = (shapes,)
     if decides.synchronous:
         policies = (tuned(POLICIES["ssp"], bound=0),) if policy == "ssp" else policies
-        policies = (tuned(POLICIES["cohort"]), shapes) if shapes.barrier == "none" else policies
+        policies = (tuned(POLICIES["cohort"]), shapes) if shapes.waiting == "none" else policies
     return Recipe(
         name="toy",
         plan=BasePlan(batch=16, steps=5, learning_rate=0.1, coding="int8"),
@@ -95,10 +94,15 @@ class Fleet:
         return (w - start).astype(np.float32), peak
 
 
+def cost(part) -> Cost:
+    kept = Region(LAYOUT, part).parameters
+    return Cost(kept, 6 * kept)
+
+
 def run(recipe: Recipe, updates: int, patience: float = 1e6):
     """Play so many updates, or seconds: the engine, the fleet and every effect. Who is put off asks again."""
     fleet, rng = Fleet(), np.random.default_rng(0)
-    one = Engine(Setting("toy", recipe, LAYOUT, COSTS, 0, None), {"w": np.zeros(FEATURES, np.float32)})
+    one = Engine(Setting("toy", recipe, LAYOUT, cost, 0, None), {"w": np.zeros(FEATURES, np.float32)})
     due = [(float(rng.uniform()), name, None) for name in GROUPS]
     effects, now = [], 0.0
     while updates and now < patience:
@@ -113,9 +117,9 @@ def run(recipe: Recipe, updates: int, patience: float = 1e6):
         if isinstance(offer, Deferred):
             heapq.heappush(due, (now + offer.seconds, name, None))
             continue
-        weights = one.region(offer.plan.width).cut(one.core.weights)["w"].astype(np.float64)
+        weights = one.region(offer.plan).cut(one.core.weights)["w"].astype(np.float64)
         difference, peak = fleet.train(name, weights, offer.plan)
-        work = offer.plan.steps * offer.plan.batch * COSTS[offer.plan.width].flops
+        work = offer.plan.steps * offer.plan.batch * cost(nested(LAYOUT, offer.plan.width)).flops
         seconds = work * SECONDS[GROUPS[name]] * rng.uniform(0.8, 1.2)
         update = delivered(
             offer, {"w": difference}, squared_gradient_peak={"w": peak},

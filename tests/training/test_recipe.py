@@ -115,11 +115,11 @@ WRONG = {
     "a kind that is no text": ("[aggregator]\nkind = 3\n", "[aggregator]: kind is 3, expected one of"),
     "an unknown table": (
         BUFFER + "[policies]\n",
-        "the recipe: unknown key 'policies', expected aggregator, name, plan, policy, transform",
+        "the recipe: unknown key 'policies', expected admission, aggregator, name, plan, policy, stop, transform",
     ),
     "an unknown key of the plan": (
         "[plan]\nstep = 3\n" + BUFFER,
-        "[plan]: unknown key 'step', expected batch, coding, learning_rate, lease, steps",
+        "[plan]: unknown key 'step', expected batch, clip, coding, commits, dampening, evaluate, ",
     ),
     "an unknown key of a member": (
         BUFFER + "gaol = 3\n",

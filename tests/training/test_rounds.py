@@ -54,7 +54,7 @@ class Witness(Stateless):
 
     kind = "witness"
     writes = frozenset()
-    barrier = "none"
+    waiting = "none"
     answers: dict = field(factory=dict)
     told: list = field(factory=list)
 

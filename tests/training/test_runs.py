@@ -187,7 +187,7 @@ def test_a_result_for_a_run_that_is_over_is_only_written_down(house):
     run = house.start_run()
     house.steward.operate(run, "stop", "ada")
     inputs = len(house.rows(models.Input))
-    house.steward._measured(run, 0, 0.5, 1.25)
+    house.steward._measured(run, 0, (0.5, 1.25), None)
     house.until(lambda: metrics(house, run) == {(0, "accuracy"), (0, "loss")})
     assert len(house.rows(models.Input)) == inputs
 

@@ -27,6 +27,7 @@ _is_open = Assignment.state.in_(("offered", "taken"))
 FLAGS: Final[Mapping[str, ColumnElement[bool]]] = {
     "hot": _temperature >= HOT,
     "low-disk": _disk_free < LOW_DISK,
+    "no-data": Device.telemetry["state"].as_string() == "no-data",
 }
 
 _count_updates = select(
@@ -141,6 +142,8 @@ class DeviceDetail:
     token: str | None
     pending_at: float | None
     paused_at: float | None
+    quarantined_at: float | None
+    quarantine: str
     revoked_at: float | None
     telemetry: dict[str, Any]
     outcomes: dict[str, int]
@@ -211,6 +214,8 @@ def device(session: Session, id: str) -> DeviceDetail:
         token=entity.token_id,
         pending_at=entity.pending_at,
         paused_at=entity.paused_at,
+        quarantined_at=entity.quarantined_at,
+        quarantine=entity.quarantine,
         revoked_at=entity.revoked_at,
         telemetry=entity.telemetry or {},
         outcomes={outcome: int(count) for outcome, count, _, _ in sums},
@@ -311,6 +316,7 @@ def _row(
     flags = {
         "hot": temperature is not None and temperature >= HOT,
         "low-disk": disk_free is not None and disk_free < LOW_DISK,
+        "no-data": beat.get("state") == "no-data",
     }
     return DeviceRow(
         id=device.id,

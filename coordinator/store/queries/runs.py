@@ -83,6 +83,7 @@ class RunDetail:
     row: RunRow
     recipe_text: str
     seed: int
+    initial_sha256: str | None
     dataset: str
     devices: int
     staleness_p50: int | None
@@ -174,6 +175,7 @@ def run(session: Session, id: str, now: float) -> RunDetail:
         row=_rows(session, [found], now, {id: outcomes})[0],
         recipe_text=entity.recipe,
         seed=entity.seed,
+        initial_sha256=entity.initial_sha256,
         dataset=entity.dataset,
         devices=devices or 0,
         staleness_p50=delays.percentile(0.5),

@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from coordinator.store.models import Assignment, Device, Event
-from coordinator.store.queries import EventRow
+from coordinator.store.queries.history import EventRow
 
 
 @frozen(kw_only=True)

@@ -1,11 +1,19 @@
-"""What all tables have in common: how names are made, and how moments are stored."""
+"""What all tables are made of. Times are UTC timestamps in the database and floats of seconds since 1970 in Python."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
 from typing import Any, cast
 
-from sqlalchemy import JSON, BigInteger, DateTime, Integer, MetaData, Table, TypeDecorator
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    DateTime,
+    Integer,
+    MetaData,
+    Table,
+    TypeDecorator,
+)
 from sqlalchemy.orm import DeclarativeBase
 
 Key = BigInteger().with_variant(Integer, "sqlite")
@@ -33,7 +41,7 @@ class Base(DeclarativeBase):
             "pk": "pk_%(table_name)s",
         }
     )
-    type_annotation_map = {float: Instant, dict[str, Any]: JSON}
+    type_annotation_map = {float: Instant, dict[str, Any]: JSON, list[Any]: JSON(none_as_null=True)}
 
 
 def table_of(kind: type[Base]) -> Table:
