@@ -28,7 +28,6 @@ from device_agent.conversation import (
     Received,
     Saved,
     Settle,
-    Steered,
     Tick,
     Train,
     Trained,
@@ -73,6 +72,7 @@ class Board:
     on_settled: Callable[[], None] = lambda: None
     stored: list[str] = field(factory=list)
     refused: int = 0
+    _offer: CheckIn | None = None
     _session: Session | None = None
     _wire: Wire | None = None
     _tags: dict[int, Tag | int] = field(factory=dict)
@@ -85,8 +85,10 @@ class Board:
             id="0", protocol=PROTOCOL, agent="bench", runtime="none", features=FEATURES, samples=100,
             input=(INPUT,), classes=CLASSES, held=None, unsent=(),
         )  # fmt: skip
-        self._session = Session(offer, "boot", 1e6, Random(self.door.user), Saved(), time.monotonic())
-        self._session.handle(Steered(paused=not eager), time.monotonic())
+        self._offer = offer
+        self._session = Session(
+            offer if eager else None, "boot", 1e6, Random(self.door.user), Saved(), time.monotonic()
+        )
         await self.reconnect()
 
     async def reconnect(self) -> None:
@@ -106,11 +108,16 @@ class Board:
 
     def once(self) -> None:
         """Check in for one piece of work."""
-        self._feed(Steered(paused=False))
-        self._feed(Steered(paused=True))
+        self._wish(self._offer)
+        self._wish(None)
 
     def rest(self) -> None:
-        self._feed(Steered(paused=True))
+        self._wish(None)
+
+    def _wish(self, offer: CheckIn | None) -> None:
+        assert self._session is not None
+        self._session.offer = offer
+        self._feed(Tick())
 
     def _heard(self, topic: str, payload: bytes) -> None:
         _, channel = topics.parse(topic)
@@ -140,8 +147,8 @@ class Board:
                     self._tags[id] = tag
             case Fetch(assignment):
                 asyncio.get_running_loop().call_soon(self._feed, Fetched(assignment.id, 0.001, 1000))
-            case Train(assignment):
-                asyncio.get_running_loop().call_soon(self._feed, self._trained(assignment))
+            case Train(assignment, commits):
+                asyncio.get_running_loop().call_soon(self._feed, self._trained(assignment, commits + 1))
             case Settle(update, give_back):
                 if give_back:
                     self.refused += 1
@@ -153,11 +160,12 @@ class Board:
             case _:
                 pass
 
-    def _trained(self, assignment: Assignment) -> Trained:
+    def _trained(self, assignment: Assignment, commit: int) -> Trained:
         squares = dict.fromkeys(self.tensors, 0.25)
         plan = assignment.plan
         result = LocalResult(
-            difference={}, samples=plan.steps * plan.batch, steps=plan.steps, loss=0.5, accuracy=0.5,
-            squared_gradient=squares, squared_gradient_peak=squares, seconds=0.001,
+            difference={}, commit=commit, last=commit == plan.commits, version=assignment.version, merges=(),
+            samples=plan.steps * plan.batch, steps=plan.steps, loss=0.5, accuracy=0.5, squared_gradient=squares,
+            squared_gradient_peak=squares, seconds=0.001,
         )  # fmt: skip
         return Trained(assignment.id, result, 0, self.body, "", None)

@@ -14,7 +14,7 @@ import numpy as np
 from attrs import evolve, field, frozen
 from numpy.typing import NDArray
 
-from protocol.messages import Fresh, Merge, Plan
+from protocol.messages import Fresh, Holdout, Merge, Plan
 from protocol.weights import Array, Weights, finite
 
 from .batches import Batches, seeded
@@ -68,7 +68,7 @@ class LocalResult:
 
     ``squared_gradient`` (mean) and ``squared_gradient_peak`` (largest) run over the ``steps`` since the last commit,
     per tensor. ``seconds`` are those of training since then, pacing included. The difference builds on ``version`` and
-    ``merges``. ``last``: no further commit follows.
+    ``merges``. ``last``: no further commit follows. ``holdout`` is what was measured before the first.
     """
 
     difference: Weights = field(repr=False)
@@ -83,6 +83,7 @@ class LocalResult:
     squared_gradient: dict[str, float]
     squared_gradient_peak: dict[str, float]
     seconds: float
+    holdout: Holdout | None = None
 
 
 class Desk(Protocol):
@@ -118,7 +119,8 @@ class Desk(Protocol):
 class Start:
     """Where training begins: weights and momentum are in the step already, ``base`` is what they are compared with.
 
-    ``checkpoint`` is where an earlier process left off. Without ``owned`` the base may not be written to.
+    ``checkpoint`` is where an earlier process left off. Without ``owned`` the base may not be written to. ``holdout``
+    is what the weights reach on the device's own hold-out.
     """
 
     assignment: str
@@ -126,6 +128,7 @@ class Start:
     base: Weights = field(repr=False)
     owned: bool = False
     checkpoint: Checkpoint | None = None
+    holdout: Holdout | None = None
 
 
 class Training:
@@ -151,6 +154,7 @@ class Training:
         self._step, self._dataset, self._desk = step, dataset, desk
         self._assignment = start.assignment
         self._base, self._owned = start.base, start.owned
+        self._holdout = start.holdout
         self._base_file = start.checkpoint.base if start.checkpoint else None
         self._base_changed = False  # since it was written
         self._rng = seeded(start.assignment)
@@ -333,6 +337,7 @@ class Training:
             squared_gradient=tally.squared_gradient,
             squared_gradient_peak=tally.squared_gradient_peak,
             seconds=self._seconds,
+            holdout=self._holdout if self._commits == 0 else None,
         )
 
     def _difference(self, last: bool) -> Weights:

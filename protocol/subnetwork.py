@@ -142,6 +142,24 @@ def shrunk(layout: Layout, subnetwork: Subnetwork) -> Layout:
     return {name: tuple(map(axis, axes)) for name, axes in layout.items()}
 
 
+def counted(layout: Layout, shapes: Mapping[str, tuple[int, ...]]) -> Subnetwork:
+    """How many channels of each group tensors of these shapes have kept; ProtocolError if no subnetwork does.
+
+    Every group must have an axis of its own somewhere, as what makes its channels has.
+    """
+    kept: dict[str, Channels] = {}
+    for name, axes in layout.items():
+        for axis, size in zip(axes, shapes.get(name, ()), strict=False):
+            if axis.group is not None and axis.group != CLASSES:
+                kept.setdefault(axis.group, max(1, min(size // axis.repeat, axis.channels)))
+    found = Subnetwork(kept)
+    whole = Region(layout, found).shapes
+    if whole != dict(shapes):
+        odd = listed(name for name in whole.keys() | shapes.keys() if whole.get(name) != shapes.get(name))
+        raise ProtocolError(f"no subnetwork of the model has tensors of these shapes: {odd} do not fit the others")
+    return found
+
+
 Index = tuple[slice, ...] | tuple[NDArray[np.intp], ...]
 
 

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from coordinator.compiler.compile import compile_model
 from coordinator.compiler.cost import flops
 from coordinator.compiler.optimiser import Training
+from coordinator.compiler.rewrite import narrower
 from coordinator.compiler.shapes import layout
 from coordinator.compiler.spec import ModelSpec
 from coordinator.compiler.targets import reads, target_of
@@ -263,6 +264,7 @@ def weights_of(
 ) -> tuple[ModelSpec, Weights, int]:
     """Model, weights and number of a run's newest version, worked out beside whoever trains it; nothing is written.
 
+    A model that was cut down is one of its own.
     ``read`` gives the body of an update by segment, offset and size. ShoalError not-found if there is no such run.
     """
     row = session.get(models.Run, run)
@@ -272,4 +274,6 @@ def weights_of(
     live = LiveRun(row, spec, None, blobs)
     live.recover(session, read)
     core = live.engine.core
+    if core.shape_epoch:
+        spec = narrower(spec, nested(core.layout, 1.0))
     return spec, core.weights, core.version
