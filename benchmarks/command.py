@@ -11,6 +11,7 @@ from typing import Protocol
 
 from . import (
     agent_footprint,
+    aggregation,
     enrolment,
     history,
     idle_fleet,
@@ -34,6 +35,7 @@ class Benchmark(Protocol):
 
 BENCHMARKS: dict[str, Benchmark] = {
     training_step.NAME: training_step,
+    aggregation.NAME: aggregation,
     agent_footprint.NAME: agent_footprint,
     noop_round.NAME: noop_round,
     update_stream.NAME: update_stream,
