@@ -368,10 +368,7 @@ class EnrolmentRequest(Message):
     """Claim ``token`` and register the ``secret`` the device made for itself. The same pair may ask again."""
 
     token: str = field(validator=fields.text, repr=False)
-    secret: str = field(
-        validator=check(lambda value: bool(fields.SECRET.fullmatch(value)), "32 to 128 visible ASCII characters"),
-        repr=False,
-    )
+    secret: str = field(validator=fields.secret, repr=False)
     name: str = field(validator=fields.name)
     capability: Capability
 

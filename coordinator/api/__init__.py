@@ -8,7 +8,7 @@ from flask import Blueprint, Flask, request
 from werkzeug.routing import Map, Rule
 from werkzeug.wrappers import Response
 
-from coordinator.api import access, fleet, health, history, joining, lists, metrics, problems, training
+from coordinator.api import access, fleet, health, history, joining, lists, metrics, problems, steering, training
 from coordinator.api.endpoint import Endpoint, json_response
 from coordinator.api.openapi import document
 from coordinator.api.throttle import Throttle
@@ -22,6 +22,7 @@ ENDPOINTS: Final[tuple[Endpoint, ...]] = (
     *access.ENDPOINTS,
     *joining.ENDPOINTS,
     *fleet.ENDPOINTS,
+    *steering.ENDPOINTS,
     *training.ENDPOINTS,
     *history.ENDPOINTS,
     *lists.ENDPOINTS,

@@ -512,3 +512,16 @@ def _play(device: Device, event: str, number: int, final: set[tuple[str, int]]) 
         if state != "missing":
             final.add(update.key)
         device.hear(receipt(update, state, missing))
+
+
+def test_without_an_offer_it_sends_what_it_has_and_asks_for_no_more(working: Device) -> None:
+    working.session.offer = None
+    assert leaves(working.train()) == ["update"]
+    assert set(leaves(working.later(600))) == {"update"}
+
+
+def test_once_there_is_an_offer_it_checks_in_at_once(device: Device) -> None:
+    offer, device.session.offer = device.session.offer, None
+    assert leaves(device.connect()) == []
+    device.session.offer = offer
+    assert leaves(device.feel(c.Tick())) == ["check-in"]
