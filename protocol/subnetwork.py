@@ -175,6 +175,11 @@ class _Patch:
     kept: tuple[int, ...]
     shape: tuple[int, ...]
 
+    @property
+    def whole(self) -> bool:
+        """Whether the part is the tensor as it is."""
+        return self.kept == self.view and all(isinstance(index, slice) for index in self.index)
+
 
 class Region:
     """The part of every tensor of a layout that a subnetwork keeps."""
@@ -195,6 +200,11 @@ class Region:
     @property
     def parameters(self) -> int:
         return sum(math.prod(patch.shape) for patch in self._patches.values())
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is the model as it is."""
+        return all(patch.whole for patch in self._patches.values())
 
     def cut(self, full: Mapping[str, Array]) -> Weights:
         """Copies of the kept parts of full-size tensors."""

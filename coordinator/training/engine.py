@@ -195,7 +195,7 @@ class Engine:
             return
         region = self.region(work.plan)
         try:
-            difference = difference_of(update, given.body, work, region, self.core.shape_epoch)
+            difference, length = difference_of(update, given.body, work, region, self.core.shape_epoch)
         except Refusal as refusal:
             yield from self._refuse(work, update, str(refusal), now)
             return
@@ -217,7 +217,7 @@ class Engine:
             yield Settled(given.device, update, "expired", "the model changed its shape when it came", None, None)
             return
         staleness = self.core.version - update.lineage.newest  # the model may have moved at these news
-        settled = Settled(given.device, update, "stored", "", staleness, norm(difference), ends, scores)
+        settled = Settled(given.device, update, "stored", "", staleness, length, ends, scores)
         if staleness > self.setting.recipe.aggregator.max_staleness:
             reason = f"{staleness} versions old, at most {self.setting.recipe.aggregator.max_staleness} are taken"
             yield evolve(settled, outcome="stale", reason=reason)
