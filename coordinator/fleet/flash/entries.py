@@ -52,7 +52,7 @@ def check(name: str) -> None:
         raise FlashError(f"{name[:80]!r} cannot be the name of a file on a FAT partition")
 
 
-def end_of(content: bytes) -> int:
+def end_of(content: bytes | bytearray) -> int:
     """Where the entries of a folder end; what follows is without meaning."""
     for at in range(0, len(content), RECORD):
         if content[at] == 0:

@@ -110,7 +110,7 @@ class Table:
         if len(empty) < count:
             missing = (count - len(empty)) * self._geometry.cluster
             raise FlashError(f"The boot partition is full: {missing} bytes are missing")
-        begin = int(np.searchsorted(empty, self._hint))  # go on where the last file ended, so that files lie in one piece
+        begin = int(np.searchsorted(empty, self._hint))  # after the last one: so files lie in one piece
         if begin + count > len(empty):
             begin = 0
         taken = empty[begin : begin + count]

@@ -57,9 +57,8 @@ class Shape:
         with open(path, "wb") as file:
             file.truncate(self.start + size + (START if self.table != "none" else 0))
         place = () if self.table == "none" else ("--offset", str(START // 512))
-        program(
-            "mkfs.vfat", "-F", str(self.bits), "-s", str(self.per_cluster), "-n", "bootfs", *place, path, str(size >> 10)
-        )
+        kind = ("-F", str(self.bits), "-s", str(self.per_cluster))
+        program("mkfs.vfat", *kind, "-n", "bootfs", *place, path, str(size >> 10))
         with open(path, "r+b") as file:
             if self.table == "mbr":
                 file.write(_mbr(0x0C, START // 512, size // 512))
