@@ -41,7 +41,7 @@ def _where(command: Command) -> Command:
             click.option("--seed-only", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
                          help="Write the files of a seed volume, to be labelled CIDATA, for cloud images."),
             click.option("--method", type=click.Choice(["auto", "cloudinit", "systemd"]), default="auto",
-                         show_default=True, help="How the first boot is reached; auto looks at the image."),
+                         show_default=True, help="How the first boot is reached; auto asks the image."),
             click.option("--target", "targets", multiple=True, help="Only this bundle, e.g. aarch64-cp313; repeatable."),
             click.option("--receipt", type=_NEW_FILE, help="Where the receipt goes (OUTPUT.receipt.json)."),
             click.option("--manifest", is_flag=True, help="Also OUTPUT.rpi-imager-manifest, for Raspberry Pi Imager."),
@@ -96,7 +96,7 @@ def flash(home: Path | None, url: str | None, ca: Path | None, as_json: bool, **
     network, keys = _wifi(given), _keys(given["key_files"])
     packed = _bundles(settings.load({"home": home}).home / bundles.FOLDER, given["targets"])
     client = connect(home, url, ca)
-    reach = _reachable(given["reach"] or client.url)
+    reach = given["reach"] or _reachable(client.url)
     made: list[Claim] = []
 
     def claim() -> Claim:
@@ -171,9 +171,8 @@ def _bundles(folder: Path, wanted: tuple[str, ...]) -> tuple[bundles.Bundle, ...
 
 def _reachable(url: str) -> str:
     parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or parts.hostname in (None, "localhost", "::1") or (
-        parts.hostname or ""
-    ).startswith("127."):
+    host = parts.hostname or "localhost"
+    if host in ("localhost", "::1") or host.startswith("127."):
         raise FlashError(
             f"{url} is an address of this machine's own, no board reaches it: start the coordinator with "
             "shoal serve --host 0.0.0.0 --name NAME, or give --reach"

@@ -150,6 +150,8 @@ def build(wanted: Target, folder: Path, wheels: Path | None = None) -> Bundle:
 
 
 def _download(wanted: Target, into: Path, wheels: Path | None) -> None:
+    if not wanted.wheels:
+        return
     tags = [f"manylinux_2_{minor}_{wanted.arch}" for minor in _GLIBC] + [f"manylinux2014_{wanted.arch}"]
     command = [
         # Their markers would be read for this machine's Python: what is needed stands in the table, with versions.

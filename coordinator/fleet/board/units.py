@@ -97,7 +97,7 @@ type=wifi
 
 [wifi]
 mode=infrastructure
-ssid=shoal-wifi
+ssid={ssid}
 hidden={hidden}
 
 [wifi-security]

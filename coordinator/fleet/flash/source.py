@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import lzma
+import os
 import re
 import shutil
 import subprocess
@@ -60,7 +61,7 @@ def unpack(image: Path, output: Path, progress: Progress) -> int:
                 else:
                     target.write(chunk)
                 size += len(chunk)
-                progress("unpacking", min(raw.tell(), packed), packed)
+                progress("unpacking", min(os.lseek(raw.fileno(), 0, os.SEEK_CUR), packed), packed)
             target.truncate(size)
     except (lzma.LZMAError, gzip.BadGzipFile, zipfile.BadZipFile, EOFError) as error:
         raise FlashError(f"{image} cannot be unpacked, download it again: {error}") from error
@@ -98,13 +99,13 @@ def _by_zstd(image: Path, raw: IO[bytes], closing: ExitStack) -> IO[bytes]:
     program = shutil.which("zstd")
     if program is None:
         raise FlashError(f"{image} is packed with Zstandard: install the program zstd (apt-get install zstd)")
+    os.lseek(raw.fileno(), 0, os.SEEK_SET)  # the program shares the file's place, and knows nothing of our buffer
     process = subprocess.Popen([program, "-dcq"], stdin=raw, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     assert process.stdout is not None
 
-    def ended() -> None:
-        process.kill()
-        if process.wait() not in (0, -9):
+    def ended(kind: type[BaseException] | None, *_: object) -> None:
+        if process.wait() and kind is None:
             raise FlashError(f"{image} cannot be unpacked, download it again: zstd gives up")
 
-    closing.callback(ended)
+    closing.push(ended)
     return closing.enter_context(process.stdout)
