@@ -61,7 +61,8 @@ def card(tmp_path, bundle) -> Path:
     (folder / "samples.npz").write_bytes(b"samples")
     settings = {
         "url": "https://shoal.local:8750", "name": "Kitchen Pi", "data": "/var/lib/shoal-agent/samples.npz",
-        "data_file": "samples.npz", "made_at": 0, "hostname": "kitchen-pi", "user": "ada", "ssh_keys": ["ssh-ed25519 A"],
+        "data_file": "samples.npz", "made_at": 0, "hostname": "kitchen-pi",
+        "user": "ada", "ssh_keys": ["ssh-ed25519 A"],
         "bundles": {bundle.target: {"file": "bundle.tar.xz", "sha256": bundle.sha256}},
         "wifi": {"ssid": "Home", "hidden": True},
     }  # fmt: skip

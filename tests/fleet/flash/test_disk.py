@@ -14,7 +14,7 @@ from coordinator.fleet.flash.errors import FlashError
 
 @pytest.fixture
 def machine(tmp_path) -> Machine:
-    for name, parts, size in (("sda", ("sda1", "sda2"), 1000), ("sdb", ("sdb1",), 2048), ("mmcblk0", ("mmcblk0p1",), 9)):
+    for name, parts, size in (("sda", ("sda1", "sda2"), 1), ("sdb", ("sdb1",), 2048), ("mmcblk0", ("mmcblk0p1",), 9)):
         top = tmp_path / "sys" / "block" / name
         (top / "device").mkdir(parents=True)
         (top / "holders").mkdir()
