@@ -42,7 +42,7 @@ def _where(command: Command) -> Command:
                          help="Write the files of a seed volume, to be labelled CIDATA, for cloud images."),
             click.option("--method", type=click.Choice(["auto", "cloudinit", "systemd"]), default="auto",
                          show_default=True, help="How the first boot is reached; auto looks."),
-            click.option("--target", "targets", multiple=True, help="Only this bundle, e.g. aarch64-cp313; repeatable."),
+            click.option("--target", "targets", multiple=True, help="Only this bundle, as aarch64-cp313; repeatable."),
             click.option("--receipt", type=_NEW_FILE, help="Where the receipt goes (OUTPUT.receipt.json)."),
             click.option("--manifest", is_flag=True, help="Also OUTPUT.rpi-imager-manifest, for Raspberry Pi Imager."),
         )
