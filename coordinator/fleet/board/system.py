@@ -107,8 +107,7 @@ class Board:
         if not command.is_symlink() and not command.exists():
             command.parent.mkdir(parents=True, exist_ok=True)
             command.symlink_to("/opt/shoal/bin/shoal-agent")
-        if self.run(str(self.path("/opt/shoal/bin/shoal-agent")), "--version", check=False).returncode:
-            self._complain_about_imports(place)
+        self._try(place)
 
     def _extract(self, content: bytes, place: Path) -> None:
         aside = place.with_name(place.name + ".new")
@@ -127,11 +126,15 @@ class Board:
         shutil.rmtree(place, ignore_errors=True)
         aside.replace(place)
 
-    def _complain_about_imports(self, place: Path) -> None:
-        about = json.loads((place / "bundle.json").read_text())
-        packages = " ".join(f"python3-{name}" for name in about["board"])
-        hint = f": this board needs the package {packages} (apt-get install {packages})" if packages else ""
-        raise InstallError(f"The agent does not start on this board{hint}")
+    def _try(self, place: Path) -> None:
+        """InstallError if the agent cannot run here, and what to install where a module has to come from the board."""
+        for name in json.loads((place / "bundle.json").read_text())["board"]:
+            if self.run("python3", "-c", f"import {name}", check=False).returncode:
+                package = f"python3-{name}"
+                raise InstallError(f"This board lacks {package}: apt-get install {package}, then install again")
+        started = self.run(str(self.path("/opt/shoal/bin/shoal-agent")), "--version", check=False)
+        if started.returncode:
+            raise InstallError(f"The agent does not start on this board: {started.stdout.strip()[-400:]}")
 
     def _settle(self, settings: dict[str, Any], secrets: dict[str, str]) -> None:
         """The agent's home, its units, and what it needs to enrol."""

@@ -162,15 +162,19 @@ def test_a_bundle_with_links_or_foreign_paths_is_refused(system) -> None:
     assert not (system.root / "opt/shoal/outside").exists()
 
 
-def test_an_agent_that_does_not_start_names_what_the_board_lacks(system, card) -> None:
+@pytest.mark.parametrize(
+    ("program", "says"), [("python3", "apt-get install python3-numpy"), ("shoal-agent", "does not start on this board: x")]
+)
+def test_a_board_on_which_the_agent_cannot_run_says_why(system, card, program, says) -> None:
     class Broken(Programs):
         def __call__(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-            if command[0].endswith("/shoal-agent"):
-                return subprocess.CompletedProcess(command, 1, "")
+            if Path(command[0]).name == program:
+                return subprocess.CompletedProcess(command, 1, "x")
             return super().__call__(*command, check=check)
 
-    with pytest.raises(InstallError, match="apt-get install python3-numpy"):
+    with pytest.raises(InstallError, match=says):
         install.from_card(Board(system.root, Broken(system.root)), card, start=False)
+    assert (card / "secrets.json").exists()
 
 
 def test_the_installer_travels_as_one_file_of_the_standard_library(tmp_path) -> None:
