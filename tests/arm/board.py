@@ -125,7 +125,7 @@ MACHINES = {
     ),
     "amd64": Machine(
         "amd64", "linux-image-amd64", "x86_64-cp313", "qemu-system-x86_64",
-        ("-M", "q35", "-accel", "kvm", "-accel", "tcg"), "ttyS0",
+        ("-M", "q35", "-cpu", "max", "-accel", "tcg,thread=multi"), "ttyS0",
     ),
 }  # fmt: skip
 
