@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from attrs import define
@@ -129,8 +130,7 @@ def one(machine: Machine, system: Path, method: str, folder: Path, packed: Path)
     return True
 
 
-def wait(condition: object, what: str, board: Board, started: float) -> None:
-    assert callable(condition)
+def wait(condition: Callable[[], bool], what: str, board: Board, started: float) -> None:
     while not condition():
         require(time.monotonic() - started < SECONDS, what)
         require(board.running() or "starts again" in what, f"{what} (the board has stopped)")
