@@ -69,8 +69,7 @@ def main(words: list[str]) -> int:
             check_host(machine)
             say(f"{machine.name}: {cache / machine.name}")
             system = machine.make(cache)
-            if machine.target not in bundles.newest(cache / "bundles"):
-                bundles.build(bundles.target(machine.target), cache / "bundles")
+            bundles.build(bundles.target(machine.target), cache / "bundles")  # of the agent as it is now
             for method in methods:
                 with tempfile.TemporaryDirectory(prefix="shoal-boot-") as temporary:
                     failed += not one(machine, system, method, Path(temporary), cache / "bundles")
