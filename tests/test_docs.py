@@ -11,8 +11,10 @@ import pytest
 from attrs import asdict, fields, fields_dict
 
 from coordinator.cli import COMMANDS, main
+from coordinator.cli.flash import flash
 from coordinator.compiler.zoo import ZOO
 from coordinator.errors import CATALOGUE
+from coordinator.fleet import bundles
 from coordinator.settings import Settings
 from coordinator.simulator.hands import SPLITS
 from coordinator.simulator.population import Availability, Compute, Energy, Link, builtin
@@ -70,6 +72,22 @@ def test_every_command_of_the_agent_stands_in_operations_and_on_its_own_page(com
     line = next(line for line in page("operations.md").splitlines() if line.startswith("| `shoal-agent"))
     assert f"{command}`" in line
     assert f"| `shoal-agent {command}` |" in page("agent.md")
+
+
+CARD = [one.opts[0] for one in flash.params if one.name not in ("home", "url", "ca", "as_json")]
+
+
+@pytest.mark.parametrize("option", CARD)
+def test_every_option_of_a_card_stands_in_fleet(option: str) -> None:
+    assert f"| `{option}` |" in page("fleet.md")
+
+
+@pytest.mark.parametrize("target", bundles.TARGETS, ids=lambda one: one.name)
+def test_every_target_stands_in_fleet_with_its_runtime(target: bundles.Target) -> None:
+    (row,) = [line for line in page("fleet.md").splitlines() if line.startswith(f"| `{target.name}` |")]
+    runtime = [name for name in ("tflite-runtime", "ai-edge-litert") if any(w.startswith(name) for w in target.wheels)]
+    assert row.endswith(f"| {' '.join(runtime) or 'the NumPy interpreter'} |")
+    assert all(name in row.lower() for name in target.board)
 
 
 @pytest.mark.parametrize("command", commands())
