@@ -17,6 +17,7 @@ from . import (
     idle_fleet,
     noop_round,
     report,
+    simulator_speed,
     training_step,
     update_stream,
 )
@@ -42,6 +43,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     idle_fleet.NAME: idle_fleet,
     enrolment.NAME: enrolment,
     history.NAME: history,
+    simulator_speed.NAME: simulator_speed,
 }
 
 

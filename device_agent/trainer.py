@@ -162,14 +162,12 @@ class Training:
         self._tally = Tally(list(step.shapes), position.sums if position else None)
         self._version = position.version if position else start.version
         self._merges = list(position.merges) if position else []
-        self._number = position.step if position else 0
-        self._commits = position.commit if position else 0
+        self._number, self._commits = (position.step, position.commit) if position else (0, 0)
         self._asked = position.asked if position else None
         self._plan = self._wanted = desk.plan
         self._values = values(self._plan, step.options)
         self._tried: Fresh | None = None
-        self._every = checkpoint_every
-        self._clock = clock
+        self._every, self._clock = checkpoint_every, clock
         self._pacer = Pacer(pace, clock, sleep)
         self._since = clock() - (position.seconds if position else 0.0)
         self._kept = clock()
@@ -178,16 +176,25 @@ class Training:
     def run(self) -> None:
         """Until the last commit is made. Raises Cancelled, or Diverged when a number stops being finite."""
         self._desk.progressed(self._number, None)
-        while True:
-            if self._desk.stopped:
-                raise Cancelled
-            self._amend()
-            self._one_step()
-            if self._due() and self._commit():
-                return
-            self._ask()
-            if self._clock() - self._kept >= self._every:
-                self._keep()
+        self.step()
+        while not self.settle():
+            self.step()
+
+    def step(self) -> None:
+        """One batch, by what the desk says now. Raises as :meth:`run` does."""
+        if self._desk.stopped:
+            raise Cancelled
+        self._amend()
+        self._one_step()
+
+    def settle(self) -> bool:
+        """What follows a batch: a commit, a question, a checkpoint. Whether the last commit was made."""
+        if self._due() and self._commit():
+            return True
+        self._ask()
+        if self._clock() - self._kept >= self._every:
+            self.keep()
+        return False
 
     # Steps.
 
@@ -288,20 +295,17 @@ class Training:
         return amount if self._plan.seconds is None else max(amount, self._seconds / self._plan.seconds)
 
     @property
-    def _allowed(self) -> bool:
-        return self._desk.allowed > self._commits
-
-    @property
     def _ends(self) -> bool:
         """Whether with one more commit all is done that the plan asks for."""
         left = self._plan.commits - self._commits
         if left <= 1:
             return self._amount >= 1
-        return self._tally.steps >= left * self._plan.steps or (self._amount >= left and not self._allowed)
+        all_steps = self._tally.steps >= left * self._plan.steps
+        return all_steps or (self._amount >= left and self._desk.allowed <= self._commits)
 
     def _due(self) -> bool:
         """While no commit is allowed the next one grows, until nothing is left to train."""
-        return self._amount >= 1 and (self._ends or self._allowed)
+        return self._amount >= 1 and (self._ends or self._desk.allowed > self._commits)
 
     def _commit(self) -> bool:
         """Commit what was learnt; whether it was the last time. Without room on the disk training goes on instead."""
@@ -351,7 +355,7 @@ class Training:
             raise Diverged(f"a weight is not finite after {self._number} steps")
         return difference
 
-    def _keep(self) -> None:
+    def keep(self) -> None:
         """A checkpoint; if there is no room, the next one comes when it would have come anyway."""
         self._kept = self._clock()
         if self._base_changed:

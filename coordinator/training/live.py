@@ -28,6 +28,7 @@ from coordinator.training import initial, journal, recipe
 from coordinator.training.engine import Engine, Setting
 from coordinator.training.evaluation import Evaluation
 from coordinator.training.inputs import Offered, Refreshed
+from coordinator.training.work import FRESH
 from protocol import tensors
 from protocol.errors import ProtocolError
 from protocol.messages import Plan
@@ -91,7 +92,7 @@ class LiveRun:
             # Another compiler than the one before may have made other bytes: devices fetch what their row names.
             mine = models.Assignment.id == offer.assignment
             session.execute(update(models.Assignment).where(mine).values(artifact_sha256=artifact))
-        return Delivery(artifact, self._size(artifact), weights, self._size(weights))
+        return Delivery(artifact, self._blobs.size(artifact), weights, self._blobs.size(weights))
 
     def lacks(self, assignment: str) -> bool:
         """Whether this is an open assignment whose first weights are gone from the disk."""
@@ -119,8 +120,14 @@ class LiveRun:
             self._blobs.remove(sha256)
 
     def _use(self, assignment: str, weights: str) -> None:
-        self._weights_of[assignment].append(weights)
+        """The assignment needs these weights beside its first ones, and beside other fresh models still on the way."""
+        mine = self._weights_of[assignment]
+        mine.append(weights)
         self._users[weights] += 1
+        if len(mine) > 1 + FRESH:
+            old = mine.pop(1)
+            self._users[old] -= 1
+            self._unused.add(old)
 
     def _artifact(self, plan: Plan, target: str) -> tuple[str, int]:
         wanted = training(plan)
@@ -162,12 +169,6 @@ class LiveRun:
             "version": str(self.engine.core.version),
             "shape_epoch": str(self.engine.core.shape_epoch),
         }
-
-    def _size(self, sha256: str) -> int:
-        try:
-            return self._blobs.path(sha256).stat().st_size
-        except OSError as error:
-            raise ShoalError("not-found", f"There is no blob {sha256}") from error
 
     # -- survival ------------------------------------------------------------------------------------------------
 
