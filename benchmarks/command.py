@@ -16,6 +16,7 @@ from . import (
     history,
     idle_fleet,
     noop_round,
+    poisoning,
     report,
     simulator_speed,
     training_step,
@@ -44,6 +45,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     enrolment.NAME: enrolment,
     history.NAME: history,
     simulator_speed.NAME: simulator_speed,
+    poisoning.NAME: poisoning,
 }
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import click
 import pytest
-from attrs import fields, fields_dict
+from attrs import asdict, fields, fields_dict
 
 from coordinator.cli import COMMANDS, main
 from coordinator.compiler.zoo import ZOO
@@ -19,7 +20,7 @@ from coordinator.simulator.population import load as population
 from coordinator.simulator.population import parse as parse_population
 from coordinator.store.models import Base
 from coordinator.store.registry import STATUSES
-from coordinator.strategies import AGGREGATORS, POLICIES, TRANSFORMS
+from coordinator.strategies import AGGREGATORS, GATES, POLICIES, TRANSFORMS
 from coordinator.training.recipe import BasePlan, parse, presets
 from coordinator.training.stopping import Stop
 from device_agent import cli as agent_cli
@@ -33,7 +34,7 @@ from protocol import tensors, topics
 from protocol.messages import FEATURES, STATES
 
 DOCS = Path(__file__).parent.parent / "docs"
-STRATEGIES = {**AGGREGATORS, **POLICIES, **TRANSFORMS}
+STRATEGIES = {**AGGREGATORS, **POLICIES, **TRANSFORMS, **GATES}
 
 
 def page(name: str) -> str:
@@ -156,6 +157,13 @@ def test_every_strategy_stands_in_recipes_with_its_options(kind: str) -> None:
     section = text.split(f"**`{kind}`**")[1].split("**`")[0]
     for option in fields(STRATEGIES[kind]):
         assert f"`{option.name.rstrip('_')}" in section, f"{kind} has an option {option.name}"
+
+
+@pytest.mark.parametrize("kind", GATES)
+def test_every_number_of_a_gate_stands_in_recipes_with_its_default(kind: str) -> None:
+    section = page("recipes.md").split(f"**`{kind}`**")[1].split("**`")[0]
+    numbers = {name: value for name, value in asdict(GATES[kind]()).items() if not isinstance(value, str)}
+    assert {f"`{name}` ({value:g})" for name, value in numbers.items()} <= set(re.findall(r"`\w+` \([\d.]+\)", section))
 
 
 @pytest.mark.parametrize("name", presets())
