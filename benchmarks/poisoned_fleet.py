@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import heapq
+import math
 from collections.abc import Callable
 from functools import cache
 
@@ -26,7 +27,7 @@ from coordinator.training.inputs import CheckedIn, Deferred, Delivered, Effect, 
 from coordinator.training.recipe import Recipe
 from device_agent.dataset import Dataset as Shard
 from device_agent.runtime import TrainStep
-from device_agent.trainer import LocalResult, seeded, train
+from device_agent.trainer import LocalResult, Start, Training
 from protocol import tensors
 from protocol.coding import encode
 from protocol.messages import CheckIn, Lineage, Plan, Timings, Update
@@ -190,12 +191,29 @@ class Run:
         return _delivered(offer, result)
 
 
+class _Desk:
+    """One commit is made, and nothing comes between."""
+
+    allowed, fresh, stopped = 1, None, False
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+
+    def progressed(self, step: int, loss: float | None) -> None:
+        pass
+
+    def committed(self, result: LocalResult, checkpoint: object) -> None:
+        self.result = result
+
+
 def _train(spec: ModelSpec, plan: Plan, weights: Weights, shard: Shard, seed: str) -> LocalResult:
-    step = _step(spec, plan.width, plan.batch)
-    return train(
-        step, weights, plan, shard, seeded(seed), on_progress=lambda number, loss: None, cancelled=lambda: False,
-        pace=1.0, clock=lambda: 0.0, sleep=lambda seconds: None,
-    )  # fmt: skip
+    step, desk = _step(spec, plan.width, plan.batch), _Desk(plan)
+    step.load(weights)
+    start = Start(assignment=seed, version=0, base=weights)
+    Training(
+        step, start, shard, desk, checkpoint_every=math.inf, pace=1.0, clock=lambda: 0.0, sleep=lambda seconds: None
+    ).run()
+    return desk.result
 
 
 @cache
