@@ -88,6 +88,8 @@ def run(progress: Callable[[str], None]) -> list[Row]:
         found = measure(up, down, SECONDS)
         for kind, bar in BARS.items():
             delays = [delay for rate, delay in found.delays if (rate >= SLOW) == (kind == "fast")]
+            if not delays:
+                continue
             late = float(np.quantile(delays, 0.95))
             rows.append(Row(f"{NAME}.{name}.{kind}", late, "s", bar, bar / late))
             progress(f"{rows[-1].name}: {late:.3f} s at the 95th percentile of {len(delays)} beats, bar {bar:g}")
@@ -105,7 +107,7 @@ def measure(up: Rates, down: Rates, seconds: float) -> Seen:
         home = Path(folder)
         settings = Settings(home=home / "coordinator", port=0, mqtt_port=0, tls="off", heartbeat=BEAT)
         with Coordinator(settings) as coordinator:
-            agent = _enrol(coordinator, home)
+            agent = enrolled(coordinator, home)
             broker = json.loads((agent / "identity.json").read_text())["broker_port"]
             plan = outages(OUTAGE, MEAN, seconds, seed=1)
             with ShapedLink(broker, up, down, outages=plan) as link:
@@ -114,7 +116,7 @@ def measure(up: Rates, down: Rates, seconds: float) -> Seen:
                     model=MODEL, recipe=RECIPE, dataset="", target=None, seed=0, by="benchmark"
                 )
                 started = time.time() - link.now
-                with _running(agent):
+                with running(agent):
                     time.sleep(max(0.0, seconds - link.now))
                     sent = link.sent[0]
                     beats, size, stored = _books(coordinator)
@@ -123,7 +125,7 @@ def measure(up: Rates, down: Rates, seconds: float) -> Seen:
                 return Seen(delays, stored, lost, _twice(coordinator), (sent - beats) / size)
 
 
-def _enrol(coordinator: Coordinator, home: Path) -> Path:
+def enrolled(coordinator: Coordinator, home: Path) -> Path:
     """The home of a new agent with some random data."""
     rng, data, agent = np.random.default_rng(0), home / "data.npz", home / "agent"
     np.savez(data, x=rng.normal(size=(64, 16)).astype(np.float32), y=rng.integers(0, 4, 64), classes=np.int32(4))
@@ -141,12 +143,12 @@ def _reroute(agent: Path, port: int) -> None:
 
 
 @contextmanager
-def _running(agent: Path) -> Iterator[None]:
+def running(agent: Path) -> Iterator[subprocess.Popen[bytes]]:
     with open(agent / "agent.log", "wb") as log:
         command = [sys.executable, "-m", "device_agent.cli", "run", "--home", str(agent)]
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
     try:
-        yield
+        yield process
     finally:
         process.kill()
         process.wait()
