@@ -1,7 +1,7 @@
 """What an agent holds after ten thousand updates at full speed, against what it held after the first thousand.
 
-A small model on random data, one commit after the other, beside a coordinator on this machine. The memory is the agent's
-resident set, the spool its database with log.
+A small model on random data, one commit after the other, beside a coordinator on this machine. The memory is the
+agent's resident set, the spool its database with log.
 """
 
 from __future__ import annotations
@@ -26,7 +26,10 @@ FIRST: Final = 1_000
 UPDATES: Final = 10_000
 PATIENCE: Final = 120.0
 """Seconds without a new update."""
-MODEL: Final = '{"name": "small", "input": [16], "classes": 4, "layers": [{"dense": {"units": 32}}, "relu", {"dense": {"units": 4}}]}'
+MODEL: Final = (
+    '{"name": "small", "input": [16], "classes": 4,'
+    ' "layers": [{"dense": {"units": 32}}, "relu", {"dense": {"units": 4}}]}'
+)
 RECIPE: Final = """
 name = "endurance"
 [plan]
@@ -43,7 +46,7 @@ max_staleness = 100000
 
 
 def run(progress: Callable[[str], None]) -> list[Row]:
-    """Rows ``endurance.rss`` and ``.spool``: bytes at the end in parts of those at the first mark; ratio = bar / value."""
+    """Rows ``endurance.rss`` and ``.spool``: bytes at the end in parts of those at the first mark."""
     return measure(FIRST, UPDATES, progress)
 
 
@@ -63,7 +66,8 @@ def measure(first: int, updates: int, progress: Callable[[str], None]) -> list[R
                     _reached(coordinator, mark)
                     seen.append((_resident(process.pid), _spool(agent)))
                     rate = mark / (time.monotonic() - started)
-                    progress(f"{NAME}: after {mark} updates {seen[-1][0] >> 10} KiB, spool {seen[-1][1]} B, {rate:.0f}/s")
+                    memory, spool = seen[-1]
+                    progress(f"{NAME}: after {mark} updates {memory >> 10} KiB, spool {spool} B, {rate:.0f}/s")
     (memory, spool), (memory_then, spool_then) = seen[1], seen[0]
     return [
         Row(f"{NAME}.rss", memory / memory_then, f"of that after {first}", 1.01, 1.01 * memory_then / memory),

@@ -1,11 +1,14 @@
 """Updates over cellular links: an agent beside a coordinator, its MQTT through a link that follows a measured trace.
 
-Uplinks are AT&T LTE and Verizon EVDO while driving (Winstein et al., NSDI 2013), with 12 % of the time without any link,
-every second outage breaking the connection. The agent trains next to nothing, so that its updates keep the link busy,
+Uplinks are AT&T LTE and Verizon EVDO while driving (Winstein et al., NSDI 2013), with 12 % of the time without any
+link, every second outage breaking the connection. The agent trains next to nothing, so that its updates keep the link busy,
 and beats once a second. A beat's delay is that from the agent's clock to the coordinator's row, less the shortest
 one; beats that were under way in an outage, or while the trace let nothing through for half a second, are left out.
 Fast and slow are the uplink's mean over the second in which a beat left: from 128 kbit/s on, and below.
 Bytes are all that the agent's side of the link sent, beats apart, in parts of what the stored updates hold.
+
+The rows ``.modelled`` are those of the outbox alone in virtual time, without outages: what else runs on this machine
+delays the beats of the others.
 """
 
 from __future__ import annotations
@@ -32,12 +35,14 @@ from coordinator.settings import Settings
 from coordinator.store.models import Device, Telemetry, Update
 
 from .measure import Row, Unavailable
+from .modelled_link import ModelledLink
 from .shaped_link import Rates, ShapedLink, outages
 
 NAME = "links"
 TRACES: Final = {"att": ("ATT-LTE-driving.up", "ATT-LTE-driving.down"), "evdo": ("Verizon-EVDO-driving.down",) * 2}
 """Up and down."""
 SECONDS: Final = 240.0
+MODELLED: Final = 900.0
 OUTAGE: Final = 0.12
 MEAN: Final = 3.0
 BEAT: Final = 1.0
@@ -48,7 +53,12 @@ QUIET: Final = 0.5
 PACKET: Final = 1500
 BARS: Final = {"fast": 0.3, "slow": 1.0}
 MODEL: Final = json.dumps(
-    {"name": "wide", "input": [16], "classes": 4, "layers": [{"dense": {"units": 8192}}, "relu", {"dense": {"units": 4}}]}
+    {
+        "name": "wide",
+        "input": [16],
+        "classes": 4,
+        "layers": [{"dense": {"units": 8192}}, "relu", {"dense": {"units": 4}}],
+    }
 )
 RECIPE: Final = """
 name = "links"
@@ -67,7 +77,7 @@ max_staleness = 1000
 
 @frozen
 class Seen:
-    """``delays``: (bytes/s of the uplink, s) of every beat that counts. ``twice``: keys in the ledger more than once."""
+    """``delays``: (bytes/s of the uplink, s) of every beat that counts. ``twice``: keys that the ledger repeats."""
 
     delays: list[tuple[float, float]]
     stored: int
@@ -84,20 +94,33 @@ def run(progress: Callable[[str], None]) -> list[Row]:
     rows: list[Row] = []
     with np.load(path) as file:
         traces = {name: tuple(Rates(PACKET * file[one].astype(float)) for one in ways) for name, ways in TRACES.items()}
+    for name, (up, _) in traces.items():
+        link = ModelledLink(up)
+        link.run(MODELLED)
+        beats = [(up.during(at, at + 1.0), took) for at, took in link.beats if not _quiet(up, at, at + took)]
+        rows += _late(f"{name}.modelled", beats, progress)
+        share = link.stored * link.size / (up.during(0.0, MODELLED) * MODELLED)
+        rows.append(Row(f"{NAME}.{name}.modelled.used", share, "of the link"))
+        progress(f"{rows[-1].name}: {share:.3f}, bytes {link.sent / (link.stored * link.size):.3f}")
     for name, (up, down) in traces.items():
         found = measure(up, down, SECONDS)
-        for kind, bar in BARS.items():
-            delays = [delay for rate, delay in found.delays if (rate >= SLOW) == (kind == "fast")]
-            if not delays:
-                continue
-            late = float(np.quantile(delays, 0.95))
-            rows.append(Row(f"{NAME}.{name}.{kind}", late, "s", bar, bar / late))
-            progress(f"{rows[-1].name}: {late:.3f} s at the 95th percentile of {len(delays)} beats, bar {bar:g}")
+        rows += _late(name, found.delays, progress)
         rows.append(Row(f"{NAME}.{name}.bytes", found.overhead, "of the updates", 1.1, 1.1 / found.overhead))
         rows.append(Row(f"{NAME}.{name}.updates", found.stored, ""))
         rows.append(Row(f"{NAME}.{name}.lost", found.lost, ""))
         rows.append(Row(f"{NAME}.{name}.twice", found.twice, ""))
         progress(f"{NAME}.{name}: {found.stored} updates, {found.lost} lost, {found.twice} twice, {found.overhead:.3f}")
+    return rows
+
+
+def _late(name: str, beats: list[tuple[float, float]], progress: Callable[[str], None]) -> list[Row]:
+    rows = []
+    for kind, bar in BARS.items():
+        delays = [delay for rate, delay in beats if (rate >= SLOW) == (kind == "fast")]
+        if delays:
+            late = float(np.quantile(delays, 0.95))
+            rows.append(Row(f"{NAME}.{name}.{kind}", late, "s", bar, bar / late))
+            progress(f"{rows[-1].name}: {late:.3f} s at the 95th percentile of {len(delays)} beats, bar {bar:g}")
     return rows
 
 

@@ -24,7 +24,7 @@ UNMEASURED = 16 * 1024  # bytes that a link nobody has measured carries in one m
 MOST = 16  # chunks in flight
 USUAL = 8  # chunks in flight that a chunk's size reckons with
 DELAY = 0.3  # seconds that a full window may keep the link busy, so that a heartbeat waits no longer
-AIM = DELAY / 2  # what the window aims at: the link may be half as fast in the next moment
+AIM = DELAY / 4  # what the window aims at: the link may be a quarter as fast in the next moment
 
 
 def chunk_size(size: int, goodput: float | None) -> int:
@@ -41,10 +41,11 @@ def chunk_size(size: int, goodput: float | None) -> int:
 class Window:
     """How many chunks may be in flight: AIMD on the time until their acknowledgement.
 
-    What is in flight is goodput × acknowledgement time (Little's law): where a chunk takes at most 0.15 s longer than a
-    message that has the link to itself, window × chunk ≤ 0.15 s of goodput, and no more than 0.3 s where the link then
-    loses half of its speed. The window grows by one in every round trip while one more would still be in time; where a
-    chunk was late it falls to what would have been in time, by half at least, once for all that left before.
+    What is in flight is goodput × acknowledgement time (Little's law): where a chunk takes at most 75 ms longer than a
+    message that has the link to itself, window × chunk ≤ 75 ms of goodput, and no more than 0.3 s where the link then
+    falls to a quarter of its speed, as cellular ones do. The window grows by one in every round trip while one more
+    would still be in time; where a chunk was late it falls to what would have been in time, by half at least, once for
+    all that left before.
     """
 
     def __init__(self) -> None:

@@ -309,8 +309,11 @@ def test_too_many_values_are_refused_before_anything_is_allocated():
     assert peak < 100_000
 
 
-@pytest.mark.parametrize("coding", ["topk", "topk-", "topk-0", "topk-0.0", "topk-1", "topk-1.0", "topk-.5",
-                                    "topk-0.00001", "topk-5e-2", "TOPK-0.1", "topk-0.1 ", "topk-0.1\n", "topk-٠.١"])  # fmt: skip
+@pytest.mark.parametrize(
+    "coding",
+    ["topk", "topk-", "topk-0", "topk-0.0", "topk-1", "topk-1.0", "topk-.5", "topk-0.00001", "topk-5e-2", "TOPK-0.1",
+     "topk-0.1 ", "topk-0.1\n", "topk-٠.١"],
+)  # fmt: skip
 def test_fractions_are_plain_decimals_between_0_and_1(coding):
     assert not known(coding)
 

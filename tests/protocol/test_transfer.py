@@ -244,15 +244,13 @@ def carried(rates, chunk, *, distance=0.02, seconds=60.0):
     return done, sorted(delays)
 
 
+@pytest.mark.parametrize(("distance", "used"), [(0.01, 0.75), (0.05, 0.5), (0.2, 0.2)])
 @pytest.mark.parametrize("rate", [16e3, 50e3, 125e3, 1e6, 5e6])
-@pytest.mark.parametrize("distance", [0.01, 0.2])
-def test_the_window_fills_a_steady_link_and_delays_by_a_third_of_a_second_at_most(rate, distance):
-    chunk = chunk_size(1 << 30, rate)
-    done, delays = carried(lambda _: rate, chunk, distance=distance)
+def test_the_window_fills_a_steady_link_and_delays_by_a_third_of_a_second_at_most(rate, distance, used):
+    """``used``: the least share of the link; with so little in flight a long way cannot be filled."""
+    done, delays = carried(lambda _: rate, chunk_size(1 << 30, rate), distance=distance)
     assert delays[-1] <= DELAY
-    needed = min(MOST, rate * distance / chunk + 1)
-    possible = min(rate, needed * chunk / (distance + chunk / rate))
-    assert done > 0.5 * 60 * possible
+    assert done > used * 60 * rate
 
 
 def test_where_one_chunk_alone_takes_too_long_one_alone_travels():
@@ -282,7 +280,7 @@ def test_a_late_flight_counts_once():
     assert before >= 4
     for index in range(10, 14):
         window.sent(index, 1.0)
-    window.arrived(10, 1.4)
+    window.arrived(10, 1.1)
     assert window.size == before // 2
     for index in range(11, 14):
         window.arrived(index, 2.0)

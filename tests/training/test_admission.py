@@ -50,9 +50,10 @@ def test_topk_is_decoded_to_what_the_device_sees_itself():
     for name in shapes:
         np.testing.assert_allclose(difference[name], value[name] - left[name], atol=1e-6)
     assert (difference["out.weight"] != 0).sum() == difference["out.weight"].size / 4
-    with pytest.raises(Refusal, match="tensor 'hidden.weight' names element"):
-        far = {**encoded, "hidden.weight.gap": np.full_like(encoded["hidden.weight.gap"], 255)}
-        admitted(offered, trained(offered, body=tensors.encode(far)))
+    far = {**encoded, "hidden.weight.gap": np.full_like(encoded["hidden.weight.gap"], 255)}
+    lost = trained(offered, body=tensors.encode(far))
+    with pytest.raises(Refusal, match=r"tensor 'hidden\.weight' names element"):
+        admitted(offered, lost)
 
 
 @pytest.mark.parametrize("sign", [1, -1])
