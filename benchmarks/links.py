@@ -1,8 +1,8 @@
 """Updates over cellular links: an agent beside a coordinator, its MQTT through a link that follows a measured trace.
 
 Uplinks are AT&T LTE and Verizon EVDO while driving (Winstein et al., NSDI 2013), with 12 % of the time without any
-link, every second outage breaking the connection. The agent trains next to nothing, so that its updates keep the link busy,
-and beats once a second. A beat's delay is that from the agent's clock to the coordinator's row, less the shortest
+link, every second outage breaking the connection. The agent trains next to nothing, so that its updates keep the link
+busy, and beats once a second. A beat's delay is that from the agent's clock to the coordinator's row, less the shortest
 one; beats that were under way in an outage, or while the trace let nothing through for half a second, are left out.
 Fast and slow are the uplink's mean over the second in which a beat left: from 128 kbit/s on, and below.
 Bytes are all that the agent's side of the link sent, beats apart, in parts of what the stored updates hold.

@@ -22,7 +22,8 @@ BEAT: Final = 700
 """Bytes of a heartbeat with them."""
 _UPDATE: Final = Update(
     assignment="a-0", commit=1, run="modelled", lineage=Lineage(version=0, shape_epoch=0), samples=64, steps=4,
-    loss=1.0, accuracy=0.5, squared_gradient={"w": 0.5}, squared_gradient_peak={"w": 0.5}, bytes_down=1000, coding="int8",
+    loss=1.0,
+    accuracy=0.5, squared_gradient={"w": 0.5}, squared_gradient_peak={"w": 0.5}, bytes_down=1000, coding="int8",
     timings=Timings(download=1.0, train=1.0, upload=None), size=1, sha256="0" * 64, chunk=0,
 )  # fmt: skip
 
