@@ -12,14 +12,17 @@ from typing import Protocol
 from . import (
     agent_footprint,
     aggregation,
+    endurance,
     enrolment,
     history,
     idle_fleet,
+    links,
     noop_round,
     poisoning,
     report,
     simulator_speed,
     training_step,
+    update_bytes,
     update_stream,
 )
 from .measure import Row, Unavailable
@@ -46,6 +49,9 @@ BENCHMARKS: dict[str, Benchmark] = {
     history.NAME: history,
     simulator_speed.NAME: simulator_speed,
     poisoning.NAME: poisoning,
+    update_bytes.NAME: update_bytes,
+    links.NAME: links,
+    endurance.NAME: endurance,
 }
 
 

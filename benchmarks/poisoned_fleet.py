@@ -88,7 +88,7 @@ class Scene:
 def scene(spec: ModelSpec, samples: Samples, devices: int, share: float, seed: int) -> Scene:
     """A split by ``seed``; a ``share`` of the devices, drawn at random, are the poisoners."""
     rng = np.random.default_rng(seed)
-    test, rest = split(samples, rng)
+    test, _, rest = split(samples, rng)
     shards = tuple(Shard(part.x, part.y, part.classes) for part in deal(rest, devices, rng))
     drawn = rng.choice(devices, round(share * devices), replace=False)
     evaluation = Evaluation(spec, Dataset(test.x, test.y))

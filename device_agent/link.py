@@ -24,7 +24,7 @@ from .address import trust
 from .errors import HomeError
 
 KEEPALIVE = 60  # seconds
-FIRST_WAIT, LONGEST_WAIT, REFUSED_WAIT = 1.0, 60.0, 300.0  # seconds between attempts
+FIRST_WAIT, LONGEST_WAIT, REFUSED_WAIT = 1.0, 25.0, 300.0  # seconds between attempts
 CONNECT_TIMEOUT = 15.0  # seconds
 OUTGOING = 64  # messages paho may queue; the session keeps far fewer in flight
 

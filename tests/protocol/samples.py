@@ -8,7 +8,6 @@ from attrs import NOTHING, evolve, fields_dict
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from protocol.coding import CODINGS
 from protocol.commands import RESULTS, Accepted, Command, CommandResult, NextSecret
 from protocol.messages import (
     STATES,
@@ -39,6 +38,7 @@ from protocol.messages import (
 from protocol.subnetwork import CLASSES, Axis, Layout
 
 SHA = "0123456789abcdef" * 4
+CODINGS = ("float32", "int8", "topk-0.05", "topk-0.5")
 QUICK = settings(max_examples=60, deadline=None, derandomize=True)
 
 _BLOB = Blob(sha256=SHA, size=4096)

@@ -108,7 +108,7 @@ recipes = st.builds(
         batch=st.sampled_from([1, 16, 1024]),
         steps=st.integers(1, 1_000_000),
         learning_rate=st.floats(0, 1000),
-        coding=st.sampled_from(["float32", "int8"]),
+        coding=st.sampled_from(["float32", "int8", "topk-0.05"]),
         lease=st.floats(1, 86400),
     ),
     aggregator=st.builds(FedBuff, st.integers(1, 100), st.floats(0, 100), st.floats(0, 10), st.integers(0, 1000))
