@@ -18,15 +18,13 @@ from bokeh.models import (
     ColumnDataSource,
     DatetimeTickFormatter,
     FactorRange,
-    HoverTool,
     NumeralTickFormatter,
     Range1d,
-    WheelZoomTool,
 )
 from bokeh.models.annotations.geometry import Span
-from bokeh.plotting import figure
 from bokeh.transform import factor_cmap, factor_hatch
 
+from coordinator import charts
 from coordinator.store.queries import Bar, CurvePoint, Staleness, WidthSpan
 from web.wording import WIDTH_STEPS, shade, span, width
 
@@ -38,8 +36,6 @@ UNUSED: Final = ("stale", "refused", "expired", "cancelled")
 LANE: Final = 15
 """Pixels of the timeline for each device."""
 STALENESS_BINS: Final = 40
-TIMES: Final = 4
-"""Labels that a time axis aims at."""
 _DAY = "%H:%M:%S"
 
 
@@ -92,7 +88,7 @@ def curve(points: Sequence[CurvePoint], axis: str, target: float | None, theme: 
         ("Loss", "@loss{0.000}"),
         ("After", "@after"),
     ]
-    _explain(plot, [line], tips, mode="vline")
+    charts.explain(plot, [line], tips, mode="vline")
     plot.yaxis.formatter = NumeralTickFormatter(format="0 %")
     plot.xaxis.axis_label = label
     plot.xaxis[0].name = "across"
@@ -128,11 +124,11 @@ def timeline(bars: Sequence[Bar], devices: Sequence[str], since: float, until: f
         ("Staleness", "@staleness"),
         ("Lasted", "@lasted @phases"),
     ]
-    _explain(plot, [lanes_drawn], tips)
+    charts.explain(plot, [lanes_drawn], tips)
     plot.xaxis.formatter = DatetimeTickFormatter(
         milliseconds=_DAY, seconds=_DAY, minsec=_DAY, minutes="%H:%M", hourmin="%H:%M", hours="%H:%M"
     )
-    _seldom(plot)
+    charts.seldom(plot)
     plot.xaxis.axis_label = "UTC"
     plot.ygrid.visible = False
     plot.yaxis.major_label_text_font_size = "10.5px"
@@ -167,7 +163,7 @@ def staleness(found: Staleness, theme: str) -> Chart:
         fill_color=[tones["good"], tones["info"], tones["warn"]], line_color=None,
     )  # fmt: skip
     tips = [("Staleness", "@versions"), *((kind.capitalize(), f"@{kind}") for kind in kinds)]
-    _explain(plot, stacked, tips)
+    charts.explain(plot, stacked, tips)
     plot.xaxis.axis_label = "versions the model had advanced"
     plot.xaxis.ticker = BasicTicker(min_interval=1)
     plot.y_range.start = 0
@@ -191,8 +187,8 @@ def widths(spans: Sequence[WidthSpan], theme: str) -> Chart:
         names, x="middle", width="breadth", source=ColumnDataSource(columns, name="widths"),
         fill_color=[tones[name.removeprefix("--")] for name in names], line_color=None,
     )  # fmt: skip
-    _explain(plot, stacked, [("Updates", "@total"), ("By width", "@text")])
-    _seldom(plot)
+    charts.explain(plot, stacked, [("Updates", "@total"), ("By width", "@text")])
+    charts.seldom(plot)
     plot.xaxis.axis_label = "UTC"
     plot.y_range.start = 0
     return Chart(plot, {"widths": columns})
@@ -224,48 +220,7 @@ def _by_shade(counts: Mapping[float, int]) -> dict[str, int]:
 
 
 def _plot(theme: str, height: int, **given: Any) -> Any:
-    """An empty figure in our look: no logo, no box, few lines."""
-    tones = colours(theme)
-    plot = figure(
-        height=height, sizing_mode="stretch_width", tools="xpan", toolbar_location=None,
-        output_backend="canvas", lod_threshold=None, **given,
-    )  # fmt: skip
-    plot.toolbar.logo = None
-    # The wheel alone scrolls the page.
-    zoom = WheelZoomTool(dimensions="width", modifiers={"ctrl": True})
-    plot.add_tools(zoom)
-    plot.toolbar.active_scroll = zoom
-    plot.background_fill_color = plot.border_fill_color = tones["card"]
-    plot.outline_line_color = None
-    plot.min_border_right = 16
-    plot.grid.grid_line_color = tones["line"]
-    plot.xgrid.visible = False
-    for axis in plot.axis:
-        _dress(axis, tones)
-    return plot
-
-
-def _dress(axis: Any, tones: Mapping[str, str]) -> None:
-    axis.axis_line_color = axis.major_tick_line_color = tones["line"]
-    axis.minor_tick_line_color = None
-    axis.major_label_text_color = axis.axis_label_text_color = tones["mute"]
-    axis.major_label_text_font = axis.axis_label_text_font = "system-ui, sans-serif"
-    axis.major_label_text_font_size = axis.axis_label_text_font_size = "11px"
-    axis.axis_label_text_font_style = "normal"
-
-
-def _seldom(plot: Any) -> None:
-    """Few enough times on the axis that they stand apart on a telephone: "12:34:56" takes 50 of its 300 pixels."""
-    ticker = plot.xaxis[0].ticker
-    for part in (ticker, *ticker.tickers):
-        part.desired_num_ticks = TIMES
-
-
-def _explain(plot: Any, renderers: list[Any], tips: Sequence[tuple[str, str]], mode: Any = "mouse") -> None:
-    """A tooltip in our look. Bokeh escapes what it puts in for the columns; names before an @ are ours."""
-    cells = "".join(f'<span style="color:var(--mute)">{name}</span><span>{value}</span>' for name, value in tips)
-    grid = f'<div style="display:grid;grid-template-columns:auto auto;gap:1px 10px;max-width:420px">{cells}</div>'
-    plot.add_tools(HoverTool(renderers=renderers, tooltips=grid, mode=mode, show_arrow=False))
+    return charts.plot(colours(theme), height, **given)
 
 
 def _height(devices: Sequence[str]) -> int:

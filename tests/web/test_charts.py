@@ -7,6 +7,7 @@ from importlib.resources import files
 
 import pytest
 
+from coordinator.charts import TIMES
 from coordinator.store.queries import Bar, CurvePoint, Staleness, WidthSpan
 from web import charts
 
@@ -111,7 +112,7 @@ def test_the_timeline_has_a_lane_for_each_device_the_first_on_top():
 def test_times_stand_apart_on_a_telephone():
     axis = charts.timeline([bar("pico", 0, 5, 1.0)], ["pico"], T0, T0 + 60, "light").figure.xaxis[0]
 
-    assert {part.desired_num_ticks for part in (axis.ticker, *axis.ticker.tickers)} == {charts.TIMES}
+    assert {part.desired_num_ticks for part in (axis.ticker, *axis.ticker.tickers)} == {TIMES}
 
 
 def test_staleness_is_binned_when_it_is_large():
