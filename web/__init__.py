@@ -7,7 +7,7 @@ from flask.typing import ResponseReturnValue
 
 from coordinator.errors import ShoalError
 from coordinator.services import Services
-from web import actions, assets, chart_views, pages, wording
+from web import actions, assets, chart_views, compare, enrol, history, models, new_run, pages, settings, wording
 
 __all__ = ["create_blueprint"]
 
@@ -19,9 +19,8 @@ def create_blueprint(services: Services) -> Blueprint:
     )
     assets.install(blueprint)
     wording.install(blueprint)
-    pages.install(blueprint, services)
-    chart_views.install(blueprint, services)
-    actions.install(blueprint, services)
+    for part in (pages, new_run, models, compare, history, enrol, settings, chart_views, actions):
+        part.install(blueprint, services)
     blueprint.register_error_handler(ShoalError, _explain)
     return blueprint
 

@@ -93,6 +93,14 @@ def moment(name: str) -> float | None:
         raise ShoalError("bad-request", f"{name} is {given[:40]!r}, expected a time like 2026-11-20T12:58") from error
 
 
+def some(name: str, allowed: Sequence[str]) -> tuple[str, ...]:
+    """The words that a parameter which may stand several times names, in their own order; all if it names none."""
+    given = {one.strip()[:200] for one in request.args.getlist(name)} - {""}
+    if strange := sorted(given - set(allowed)):
+        raise ShoalError("bad-request", f"{name} is {strange[0][:40]!r}, expected one of {', '.join(allowed)}")
+    return tuple(word for word in allowed if word in given or not given)
+
+
 def choice(name: str, allowed: Sequence[str]) -> str:
     """A parameter that is one of a few words, the first if it is not given."""
     given = text(name) or allowed[0]

@@ -14,8 +14,9 @@ from coordinator.errors import ShoalError
 from coordinator.services import Services
 from coordinator.store import queries
 from web import charts, live
+from web.address import choice, whole, window
 from web.assets import pack
-from web.pages import CURVE_AXES, LANES, choice, whole, window
+from web.pages import CURVE_AXES, LANES, MEASURES
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -37,6 +38,7 @@ class ChartViews:
             "timeline": self._timeline,
             "staleness": self._staleness,
             "widths": self._widths,
+            "delays": self._delays,
         }.get(name)
         if draw is None:
             raise ShoalError("not-found", f"There is no chart {name[:40]!r}")
@@ -47,10 +49,11 @@ class ChartViews:
             if live.unchanged(tag):
                 return live.not_modified(tag)
             chart = draw(session, queries.run_brief(session, id), theme, now)
-        return _answer(chart, tag, now)
+        return answer(chart, tag, now)
 
     def _curve(self, session: Session, run: queries.RunBrief, theme: str, now: float) -> charts.Chart:
-        return charts.curve(queries.curve(session, run.id), choice("x", CURVE_AXES), run.target, theme)
+        across, measure = choice("x", CURVE_AXES), choice("y", MEASURES)
+        return charts.curve(queries.curve(session, run.id), across, run.target, theme, measure)
 
     def _timeline(self, session: Session, run: queries.RunBrief, theme: str, now: float) -> charts.Chart:
         shown = window(run.created_at, run.ended_at, now)
@@ -64,8 +67,13 @@ class ChartViews:
         until = run.ended_at or now
         return charts.widths(queries.widths(session, run.id, run.created_at, until), theme)
 
+    def _delays(self, session: Session, run: queries.RunBrief, theme: str, now: float) -> charts.Chart:
+        until = run.ended_at or now
+        return charts.delays(queries.delays(session, run.id, run.created_at, until), theme)
 
-def _answer(chart: charts.Chart, tag: str, now: float) -> Response:
+
+def answer(chart: charts.Chart, tag: str, now: float) -> Response:
+    """The figure, or with ``data`` in the address what has changed in it."""
     body: dict[str, Any] = (
         {"sources": chart.sources, "properties": chart.properties}
         if "data" in request.args

@@ -1,31 +1,30 @@
-"""The pages. Each reads its filter from the URL, asks the queries and renders a template."""
+"""The pages of the fleet and its runs. Each reads its filter from the URL, asks the queries and renders a template."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from attrs import frozen
-from flask import Blueprint, Response, request
+from flask import Blueprint, Response
 
-from coordinator import auth, spreadsheet
-from coordinator.errors import ShoalError
+from coordinator import auth
 from coordinator.services import Services
 from coordinator.store import queries
-from web import live
+from web import address, live
+from web.address import WINDOWS, choice, text, whole, window
 from web.wording import WIDTH_STEPS
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
-PAGE_SIZE: Final = 50
 TELEMETRY_SPAN: Final = 3600.0
 CURVE_AXES: Final = ("time", "version", "bytes")
+MEASURES: Final = ("accuracy", "loss")
+PARTS: Final = 20
+"""Devices on one page of a run's contributions."""
 LANES: Final = 40
 """Devices on one page of the timeline."""
-WINDOWS: Final = (120, 300, 900, 3600)
-"""Seconds of work that the timeline shows; the second is the usual one."""
 
 
 def install(blueprint: Blueprint, services: Services) -> None:
@@ -38,8 +37,6 @@ def install(blueprint: Blueprint, services: Services) -> None:
         "/runs": pages.runs,
         "/runs/<id>": pages.run,
         "/assignments/<id>": pages.assignment,
-        "/history": pages.history,
-        "/history.csv": pages.history_csv,
     }
     for rule, view in routes.items():
         blueprint.add_url_rule(rule, view.__name__, guard(view))
@@ -54,9 +51,9 @@ class Pages:
 
     def devices(self) -> Response:
         wanted = queries.DeviceFilter(
-            status=_text("status"), group=_text("group"), text=_text("text"), flag=_text("flag")
+            status=text("status"), group=text("group"), text=text("text"), flag=text("flag")
         )
-        order = _order("name")
+        order = address.order("name")
 
         def gather(session: Session, now: float) -> dict[str, Any]:
             return {
@@ -81,7 +78,7 @@ class Pages:
         return live.page(self.services, "device.html", gather, telemetry=True)
 
     def runs(self) -> Response:
-        state, order = _text("state"), _order("-created")
+        state, order = text("state"), address.order("-created")
 
         def gather(session: Session, now: float) -> dict[str, Any]:
             return {
@@ -93,8 +90,9 @@ class Pages:
         return live.page(self.services, "runs.html", gather)
 
     def run(self, id: str) -> Response:
-        axis = choice("x", CURVE_AXES)
+        axis, measure = choice("x", CURVE_AXES), choice("y", MEASURES)
         lanes = whole("lanes", 1)
+        order = queries.Order.parse(text("by") or "-share", whole("part", 1), PARTS)
 
         def gather(session: Session, now: float) -> dict[str, Any]:
             detail = queries.run(session, id, now)
@@ -103,13 +101,17 @@ class Pages:
                 "detail": detail,
                 "axis": axis,
                 "axes": CURVE_AXES,
+                "measure": measure,
+                "measures": MEASURES,
                 "window": shown,
                 "windows": WINDOWS,
                 "lanes": lanes,
                 "lane_pages": -(-queries.workers(session, id, shown.since, shown.until) // LANES),
                 "open": queries.assignments(session, run=id, only_open=True, limit=12),
                 "updates": queries.updates(session, queries.UpdateFilter(run=id), queries.Order("at", True, 1, 12)),
-                "events": queries.events(session, run=id, limit=10),
+                "parts_of": queries.contributions(session, id, order),
+                "events": queries.events(session, run=id, limit=40),
+                "model": queries.model_of(session, id),
                 "steps": WIDTH_STEPS,
             }
 
@@ -120,31 +122,3 @@ class Pages:
             return {"found": queries.why(session, id)}
 
         return live.page(self.services, "assignment.html", gather)
-
-    def history(self) -> Response:
-        wanted = update_filter()
-        # What an index gives without sorting: the ledger's order, or that of one run or device.
-        order = _order("-at" if wanted.run or wanted.device else "-id")
-
-        def gather(session: Session, now: float) -> dict[str, Any]:
-            return {
-                "page": queries.updates(session, wanted, order),
-                "wanted": wanted,
-                "runs": queries.run_names(session),
-                "outcomes": queries.OUTCOMES,
-                "steps": WIDTH_STEPS,
-            }
-
-        return live.page(self.services, "history.html", gather)
-
-    def history_csv(self) -> Response:
-        wanted = update_filter()
-        wanted.conditions()  # a wrong filter is refused before the first byte
-
-        def rows() -> Iterator[queries.UpdateRow]:
-            with self.services.database.read() as session:
-                yield from queries.export(session, wanted)
-
-        headers = {"Content-Disposition": 'attachment; filename="updates.csv"'}
-        lines = spreadsheet.lines(queries.UPDATE_COLUMNS, rows())
-        return Response(lines, content_type="text/csv; charset=utf-8", headers=headers)

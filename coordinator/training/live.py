@@ -286,5 +286,6 @@ def _snapshot_of(session: Session, run: models.Run, version: int) -> str:
     kept: dict[int, str] = {row.version: row.sha256 for row in found}
     if version not in kept:
         those = ", ".join(str(number) for number in sorted({*kept, run.version}))
-        raise ShoalError("not-found", f"The weights of version {version} of {run.id} are not kept, only those of {those}")
+        sentence = f"The weights of version {version} of {run.id} are not kept, only those of {those}"
+        raise ShoalError("not-found", sentence)
     return kept[version]

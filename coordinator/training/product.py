@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from coordinator.compiler.export import ExportError, Format, export
 from coordinator.compiler.onnx_file import OnnxError
 from coordinator.compiler.shapes import layout
-from coordinator.compiler.spec import ModelSpec, ModelSpecError
+from coordinator.compiler.spec import BatchNorm, ModelSpec, ModelSpecError
 from coordinator.errors import ShoalError
 from coordinator.store import segments
 from coordinator.store.blobs import Blobs
@@ -57,7 +57,7 @@ def product(
 def _statistics(session: Session, run: str, spec: ModelSpec, part: Subnetwork, weights: Weights) -> Weights:
     """Of batch norms, over some samples of the run's test set; none where there is no test set."""
     place = session.scalar(select(Run.dataset).where(Run.id == run))
-    if not place or not any("norm" in str(layer.get("type", "")) for layer in spec.to_json()["layers"]):
+    if not place or not any(isinstance(layer, BatchNorm) for layer in spec.layers):
         return {}
     x = read_dataset(Path(place), spec).x
     chosen = np.random.default_rng(0).permutation(len(x))[:_SAMPLES]

@@ -26,7 +26,7 @@ _sums = (
     )
     .group_by(Update.device_id)
 )  # fmt: skip
-_BY: Final = ("updates", "applied", "weight", "width", "staleness", "bytes_up", "last")
+_BY: Final = ("updates", "applied", "width", "staleness", "bytes_up", "last")
 
 
 @frozen(kw_only=True)
@@ -70,6 +70,7 @@ def contributions(session: Session, run: str, order: Order) -> Page[Contribution
         "device": func.lower(Device.name),
         "group": func.lower(Device.group),
         "local": told.holdout_accuracy,
+        "share": sums.c.weight,
         **{name: sums.c[name] for name in _BY},
     }
     query = (
