@@ -81,4 +81,4 @@ class Enrol:
 def code(text: str) -> Markup:
     """A QR code as an element of the page, black on white in both themes."""
     made = segno.make(text, micro=False, error="l")
-    return Markup(made.svg_inline(scale=4, border=2, dark="#000", light="#fff", title="The command as a QR code"))  # noqa: S704 - made here, of squares
+    return Markup(made.svg_inline(omitsize=True, border=2, dark="#000", light="#fff", title="The command as a QR code"))  # noqa: S704 - made here, of squares

@@ -15,6 +15,7 @@ from coordinator.errors import ShoalError
 from coordinator.services import Services
 from coordinator.settings import Settings
 from web.forms import Form
+from web.wording import number
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -140,10 +141,10 @@ def kept(settings: Settings) -> tuple[tuple[str, str], ...]:
     """What is kept, and for how long."""
 
     def days(value: float, unit: str = "days") -> str:
-        return f"{value:g} {unit}" if value else "for ever"
+        return f"{number(value)} {unit}" if value else "for ever"
 
     def most(value: float, unit: str) -> str:
-        return f", at most {value:,g} {unit}" if value else ""
+        return f", at most {number(value)} {unit}" if value else ""
 
     return (
         ("Heartbeats", days(settings.keep_telemetry, "hours")),
