@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from . import agent_footprint, history, report, training_step
+from . import agent_footprint, history, report, training_step, web
 from .measure import Row, Unavailable
 
 PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
@@ -27,6 +27,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     training_step.NAME: training_step,
     agent_footprint.NAME: agent_footprint,
     history.NAME: history,
+    web.NAME: web,
 }
 
 

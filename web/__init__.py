@@ -8,6 +8,7 @@ from flask.typing import ResponseReturnValue
 from coordinator.errors import ShoalError
 from coordinator.services import Services
 from web import actions, assets, chart_views, compare, enrol, history, models, new_run, pages, settings, wording
+from web.memory import Memory
 
 __all__ = ["create_blueprint"]
 
@@ -19,7 +20,10 @@ def create_blueprint(services: Services) -> Blueprint:
     )
     assets.install(blueprint)
     wording.install(blueprint)
-    for part in (pages, new_run, models, compare, history, enrol, settings, chart_views, actions):
+    memory = Memory()
+    for page in (pages, chart_views, compare):
+        page.install(blueprint, services, memory)
+    for part in (new_run, models, history, enrol, settings, actions):
         part.install(blueprint, services)
     blueprint.register_error_handler(ShoalError, _explain)
     return blueprint

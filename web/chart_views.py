@@ -16,20 +16,22 @@ from coordinator.store import queries
 from web import charts, live
 from web.address import choice, whole, window
 from web.assets import pack
+from web.memory import Memory
 from web.pages import CURVE_AXES, LANES, MEASURES
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
 
-def install(blueprint: Blueprint, services: Services) -> None:
-    views = ChartViews(services)
+def install(blueprint: Blueprint, services: Services, memory: Memory) -> None:
+    views = ChartViews(services, memory)
     blueprint.add_url_rule("/runs/<id>/charts/<name>", "chart", auth.require("viewer")(views.chart))
 
 
 @frozen
 class ChartViews:
     services: Services
+    memory: Memory
 
     def chart(self, id: str, name: str) -> Response:
         """One chart of one run in the theme asked for."""
@@ -53,7 +55,8 @@ class ChartViews:
 
     def _curve(self, session: Session, run: queries.RunBrief, theme: str, now: float) -> charts.Chart:
         across, measure = choice("x", CURVE_AXES), choice("y", MEASURES)
-        return charts.curve(queries.curve(session, run.id), across, run.target, theme, measure)
+        points = self.memory.recall(("curve", run.id), lambda: queries.curve(session, run.id))
+        return charts.curve(points, across, run.target, theme, measure)
 
     def _timeline(self, session: Session, run: queries.RunBrief, theme: str, now: float) -> charts.Chart:
         shown = window(run.created_at, run.ended_at, now)
@@ -61,15 +64,21 @@ class ChartViews:
         return charts.timeline(found.bars, found.devices, shown.since, shown.until, theme)
 
     def _staleness(self, session: Session, run: queries.RunBrief, theme: str, now: float) -> charts.Chart:
-        return charts.staleness(queries.staleness(session, run.id), theme)
+        return charts.staleness(self.memory.recall(("late", run.id), lambda: queries.staleness(session, run.id)), theme)
 
     def _widths(self, session: Session, run: queries.RunBrief, theme: str, now: float) -> charts.Chart:
         until = run.ended_at or now
-        return charts.widths(queries.widths(session, run.id, run.created_at, until), theme)
+        found = self.memory.recall(
+            ("widths", run.id), lambda: queries.widths(session, run.id, run.created_at, until)
+        )
+        return charts.widths(found, theme)
 
     def _delays(self, session: Session, run: queries.RunBrief, theme: str, now: float) -> charts.Chart:
         until = run.ended_at or now
-        return charts.delays(queries.delays(session, run.id, run.created_at, until), theme)
+        found = self.memory.recall(
+            ("delays", run.id), lambda: queries.delays(session, run.id, run.created_at, until)
+        )
+        return charts.delays(found, theme)
 
 
 def answer(chart: charts.Chart, tag: str, now: float) -> Response:

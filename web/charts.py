@@ -36,6 +36,8 @@ UNUSED: Final = ("stale", "refused", "expired", "cancelled")
 LANE: Final = 15
 """Pixels of the timeline for each device."""
 STALENESS_BINS: Final = 40
+POINTS: Final = 500
+"""Versions on a curve: more than there are pixels would only take time."""
 _DAY = "%H:%M:%S"
 
 
@@ -60,7 +62,7 @@ def curve(
     points: Sequence[CurvePoint], axis: str, target: float | None, theme: str, measure: str = "accuracy"
 ) -> Chart:
     """Test accuracy, or loss, over time, version or bytes received."""
-    shown = [point for point in points if getattr(point, measure) is not None]
+    shown = [point for point in thinned(points) if getattr(point, measure) is not None]
     seconds, unit = _unit(shown[-1].seconds if shown else 0)
     across: dict[str, list[Any]] = {
         "time": [point.seconds / seconds for point in shown],
@@ -99,6 +101,12 @@ def curve(
         plot.add_layout(Span(location=target, dimension="width", line_color=tones["mute"], line_dash="dashed"))
         plot.y_range.renderers = [line]
     return Chart(plot, {"curve": columns}, {"across": {"axis_label": label}})
+
+
+def thinned(points: Sequence[CurvePoint]) -> Sequence[CurvePoint]:
+    """At most about POINTS of them, as evenly as may be, the last one always."""
+    step = -(-len(points) // POINTS)
+    return points if step <= 1 else [*points[:-1:step], points[-1]]
 
 
 def timeline(bars: Sequence[Bar], devices: Sequence[str], since: float, until: float, theme: str) -> Chart:

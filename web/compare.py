@@ -18,6 +18,7 @@ from coordinator.store.queries import CurvePoint, RunDetail
 from web import address, chart_views, charts, live
 from web.address import choice
 from web.charts import Chart, Columns
+from web.memory import Memory
 from web.pages import CURVE_AXES, MEASURES
 from web.wording import span
 
@@ -42,8 +43,8 @@ class Entry:
     reached: CurvePoint | None
 
 
-def install(blueprint: Blueprint, services: Services) -> None:
-    page = Compare(services)
+def install(blueprint: Blueprint, services: Services, memory: Memory) -> None:
+    page = Compare(services, memory)
     guard = auth.require("viewer")
     blueprint.add_url_rule("/compare", "compare", guard(page.show))
     blueprint.add_url_rule("/compare/chart", "compare_chart", guard(page.chart))
@@ -52,16 +53,17 @@ def install(blueprint: Blueprint, services: Services) -> None:
 @frozen
 class Compare:
     services: Services
+    memory: Memory
 
     def show(self) -> Response:
         names, axis, measure, level = _names(), choice("x", CURVE_AXES), choice("y", MEASURES), _level()
 
         def gather(session: Session, now: float) -> dict[str, Any]:
-            curves = [queries.curve(session, name) for name in names]
+            curves = [self._curve(session, name) for name in names]
             shown = level if level is not None else common(curves)
             return {
                 "entries": [
-                    Entry(tone=tone, dash=dash, detail=queries.run(session, name, now), reached=reached(curve, shown))
+                    Entry(tone=tone, dash=dash, detail=self._detail(session, name, now), reached=reached(curve, shown))
                     for name, curve, tone, dash in zip(names, curves, _TONES, _DASHES, strict=False)
                 ],
                 "level": shown,
@@ -80,8 +82,15 @@ class Compare:
             tag = live.etag(queries.cursor(session), now)
             if live.unchanged(tag):
                 return live.not_modified(tag)
-            found = [(name, queries.curve(session, name)) for name in names]
+            found = [(name, charts.thinned(self._curve(session, name))) for name in names]
         return chart_views.answer(drawn(found, axis, measure, theme), tag, now)
+
+    def _curve(self, session: Session, run: str) -> Sequence[CurvePoint]:
+        return self.memory.recall(("curve", run), lambda: queries.curve(session, run))
+
+    def _detail(self, session: Session, run: str, now: float) -> RunDetail:
+        sums = self.memory.recall(("sums", run), lambda: queries.run_sums(session, run))
+        return queries.run(session, run, now, sums)
 
 
 def common(curves: Sequence[Sequence[CurvePoint]]) -> float | None:

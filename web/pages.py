@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from attrs import frozen
+from attrs import evolve, frozen
 from flask import Blueprint, Response
 
 from coordinator import auth
 from coordinator.services import Services
 from coordinator.store import queries
 from web import address, live
-from web.address import WINDOWS, choice, text, whole, window
+from web.address import WINDOWS, Window, choice, text, whole, window
+from web.memory import Memory
 from web.wording import WIDTH_STEPS
 
 if TYPE_CHECKING:
@@ -21,14 +22,15 @@ if TYPE_CHECKING:
 TELEMETRY_SPAN: Final = 3600.0
 CURVE_AXES: Final = ("time", "version", "bytes")
 MEASURES: Final = ("accuracy", "loss")
+EVENTS: Final = 15
 PARTS: Final = 20
 """Devices on one page of a run's contributions."""
 LANES: Final = 40
 """Devices on one page of the timeline."""
 
 
-def install(blueprint: Blueprint, services: Services) -> None:
-    pages = Pages(services)
+def install(blueprint: Blueprint, services: Services, memory: Memory) -> None:
+    pages = Pages(services, memory)
     guard = auth.require("viewer")
     routes: dict[str, Callable[..., Response]] = {
         "/": pages.overview,
@@ -45,9 +47,14 @@ def install(blueprint: Blueprint, services: Services) -> None:
 @frozen
 class Pages:
     services: Services
+    memory: Memory
 
     def overview(self) -> Response:
-        return live.page(self.services, "overview.html", lambda session, now: {"seen": queries.overview(session, now)})
+        def gather(session: Session, now: float) -> dict[str, Any]:
+            seen = self.memory.recall("overview", lambda: queries.overview(session, now))
+            return {"seen": evolve(seen, events=queries.events(session, limit=EVENTS))}
+
+        return live.page(self.services, "overview.html", gather)
 
     def devices(self) -> Response:
         wanted = queries.DeviceFilter(
@@ -95,8 +102,10 @@ class Pages:
         order = queries.Order.parse(text("by") or "-share", whole("part", 1), PARTS)
 
         def gather(session: Session, now: float) -> dict[str, Any]:
-            detail = queries.run(session, id, now)
+            recall = self.memory.recall
+            detail = queries.run(session, id, now, recall(("sums", id), lambda: queries.run_sums(session, id)))
             shown = window(detail.row.created_at, detail.row.ended_at, now)
+            lanes_of = ("lanes", id, shown.asked, text("until"))
             return {
                 "detail": detail,
                 "axis": axis,
@@ -106,10 +115,10 @@ class Pages:
                 "window": shown,
                 "windows": WINDOWS,
                 "lanes": lanes,
-                "lane_pages": -(-queries.workers(session, id, shown.since, shown.until) // LANES),
+                "lane_pages": -(-recall(lanes_of, lambda: _workers(session, id, shown)) // LANES),
                 "open": queries.assignments(session, run=id, only_open=True, limit=12),
                 "updates": queries.updates(session, queries.UpdateFilter(run=id), queries.Order("at", True, 1, 12)),
-                "parts_of": queries.contributions(session, id, order),
+                "parts_of": recall(("parts", id, order), lambda: queries.contributions(session, id, order)),
                 "events": queries.events(session, run=id, limit=40),
                 "model": queries.model_of(session, id),
                 "steps": WIDTH_STEPS,
@@ -122,3 +131,7 @@ class Pages:
             return {"found": queries.why(session, id)}
 
         return live.page(self.services, "assignment.html", gather)
+
+
+def _workers(session: Session, run: str, shown: Window) -> int:
+    return queries.workers(session, run, shown.since, shown.until)

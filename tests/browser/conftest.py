@@ -67,7 +67,7 @@ def site(fleet_file, tmp_path):  # noqa: F811
 
 @pytest.fixture
 def visit(chromium, site):
-    """Open a page as olga, or as somebody else; nothing may be asked of other hosts, refused by the policy or complained
+    """Open a page as olga or somebody else; nothing may be asked of other hosts, refused by the policy or complained
     about."""
     contexts, complaints = [], []
 

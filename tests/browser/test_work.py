@@ -85,7 +85,8 @@ def test_a_token_is_made_and_copied(visit):
     page.get_by_role("button", name="Copied").wait_for()
 
     copied = page.evaluate("navigator.clipboard.readText()")
-    assert re.match(r"shoal-agent enrol --url http://\S+ --token shoal1\.\S+ --data train\.npz\nshoal-agent run", copied)
+    lines = r"shoal-agent enrol --url http://\S+ --token shoal1\.\S+ --data train\.npz\nshoal-agent run"
+    assert re.match(lines, copied)
     assert page.locator("figure.code svg").bounding_box()["width"] > 150
 
 

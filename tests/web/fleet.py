@@ -48,7 +48,8 @@ def write_fleet(session: Session, devices: int = 40, minutes: float = 14, seed: 
 def _run(session, id, recipe, began, state, target, ended=None):
     session.add(
         Run(
-            id=id, model_id=1, recipe=recipes.load(recipe).to_toml(), recipe_name=recipe, seed=7, target=target, dataset="/srv/shoal/har-test.npz", state=state,
+            id=id, model_id=1, recipe=recipes.load(recipe).to_toml(), recipe_name=recipe, seed=7,
+            target=target, dataset="/srv/shoal/har-test.npz", state=state,
             reason="target reached" if state == "finished" else "", created_by="ada", created_at=began, ended_at=ended,
         )
     )  # fmt: skip

@@ -32,7 +32,12 @@ def test_a_token_is_shown_once_with_the_line_and_its_code(olga, database):
 
 @pytest.mark.parametrize(
     ("fields", "wrong"),
-    [({"uses": "0"}, "uses"), ({"uses": "many"}, "uses"), ({"life": "for ever"}, "life"), ({"group": "g" * 81}, "group")],
+    [
+        ({"uses": "0"}, "uses"),
+        ({"uses": "many"}, "uses"),
+        ({"life": "for ever"}, "life"),
+        ({"group": "g" * 81}, "group"),
+    ],
 )
 def test_what_is_wrong_is_told_beside_its_field(olga, database, fields, wrong):
     answer = post(olga, "/enrol", **{"group": "", "uses": "1", "life": "1 day", **fields})

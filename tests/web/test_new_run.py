@@ -6,8 +6,10 @@ import re
 
 import pytest
 
+from coordinator.errors import ShoalError
 from coordinator.store.models import Run
 from coordinator.training import recipe as recipes
+from tests.coordinator.people import DirectCommands
 from tests.web.conftest import post
 
 FEDBUFF = recipes.presets()["fedbuff"]
@@ -89,10 +91,7 @@ def test_everything_that_is_wrong_is_told_beside_its_field_and_nothing_is_lost(o
         ("bad-model", "/srv/first.safetensors: it does not fit", "weights"),
     ],
 )
-def test_what_the_coordinator_refuses_stands_beside_the_field_it_is_about(olga, started, monkeypatch, code, detail, name):
-    from coordinator.errors import ShoalError
-    from tests.coordinator.people import DirectCommands
-
+def test_what_the_coordinator_refuses_stands_beside_the_field_it_is_about(olga, monkeypatch, code, detail, name):
     def refuse(self, **_):
         raise ShoalError(code, detail)
 

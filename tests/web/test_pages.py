@@ -116,7 +116,9 @@ def test_an_empty_fleet_says_what_to_do_next(bare, path):
     assert expected[path] in page.text
 
 
-@pytest.mark.parametrize("path", [*PAGES, "/assignments/x", "/history.csv", "/runs/har-night/charts/curve", "/settings"])
+@pytest.mark.parametrize(
+    "path", [*PAGES, "/assignments/x", "/history.csv", "/runs/har-night/charts/curve", "/settings"]
+)
 def test_nobody_reads_anything_without_having_logged_in(app, path):
     answer = app.test_client().get(path)
 
