@@ -24,7 +24,7 @@ demo: $(VENV)/installed-demo  ## a coordinator and a small fleet on this machine
 	@$(BIN)/shoal demo $(ARGS)
 
 test: $(VENV)/installed-dev  ## the test suite; COVERAGE=1 also measures and judges coverage
-	@$(BIN)/python -m pytest $(if $(COVERAGE),--cov --cov-report=) $(ARGS)
+	@$(BIN)/python -m pytest -n auto --dist worksteal $(if $(COVERAGE),--cov --cov-report=) $(ARGS)
 ifneq ($(COVERAGE),)
 	@set -f; for part in $(COVERED); do \
 	  echo "Coverage of $$part, at least 95 %:"; \

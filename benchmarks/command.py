@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from . import agent_footprint, history, report, training_step, web
+from . import agent_footprint, aggregation, history, report, simulator_speed, training_step, web
 from .measure import Row, Unavailable
 
 PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
@@ -25,8 +25,10 @@ class Benchmark(Protocol):
 
 BENCHMARKS: dict[str, Benchmark] = {
     training_step.NAME: training_step,
+    aggregation.NAME: aggregation,
     agent_footprint.NAME: agent_footprint,
     history.NAME: history,
+    simulator_speed.NAME: simulator_speed,
     web.NAME: web,
 }
 

@@ -331,6 +331,7 @@ class Agent:
     def _heard(self, found: Found | Spoiled | Judged) -> None:
         event = self._duty.heard(found)
         self._workshop.dataset = self._duty.loaded.training if self._duty.loaded else None
+        self._workshop.held_out = self._duty.loaded.held_out if self._duty.loaded else None
         if event is not None:
             self._handle(Noticed(event))
         self._follow()

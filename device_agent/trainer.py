@@ -14,7 +14,7 @@ import numpy as np
 from attrs import evolve, field, frozen
 from numpy.typing import NDArray
 
-from protocol.messages import Fresh, Merge, Plan
+from protocol.messages import Fresh, Holdout, Merge, Plan
 from protocol.weights import Array, Weights, finite
 
 from .batches import Batches, seeded
@@ -68,7 +68,7 @@ class LocalResult:
 
     ``squared_gradient`` (mean) and ``squared_gradient_peak`` (largest) run over the ``steps`` since the last commit,
     per tensor. ``seconds`` are those of training since then, pacing included. The difference builds on ``version`` and
-    ``merges``. ``last``: no further commit follows.
+    ``merges``. ``last``: no further commit follows. ``holdout`` is what was measured before the first.
     """
 
     difference: Weights = field(repr=False)
@@ -83,6 +83,7 @@ class LocalResult:
     squared_gradient: dict[str, float]
     squared_gradient_peak: dict[str, float]
     seconds: float
+    holdout: Holdout | None = None
 
 
 class Desk(Protocol):
@@ -118,7 +119,8 @@ class Desk(Protocol):
 class Start:
     """Where training begins: weights and momentum are in the step already, ``base`` is what they are compared with.
 
-    ``checkpoint`` is where an earlier process left off. Without ``owned`` the base may not be written to.
+    ``checkpoint`` is where an earlier process left off. Without ``owned`` the base may not be written to. ``holdout``
+    is what the weights reach on the device's own hold-out.
     """
 
     assignment: str
@@ -126,6 +128,7 @@ class Start:
     base: Weights = field(repr=False)
     owned: bool = False
     checkpoint: Checkpoint | None = None
+    holdout: Holdout | None = None
 
 
 class Training:
@@ -151,6 +154,7 @@ class Training:
         self._step, self._dataset, self._desk = step, dataset, desk
         self._assignment = start.assignment
         self._base, self._owned = start.base, start.owned
+        self._holdout = start.holdout
         self._base_file = start.checkpoint.base if start.checkpoint else None
         self._base_changed = False  # since it was written
         self._rng = seeded(start.assignment)
@@ -158,14 +162,12 @@ class Training:
         self._tally = Tally(list(step.shapes), position.sums if position else None)
         self._version = position.version if position else start.version
         self._merges = list(position.merges) if position else []
-        self._number = position.step if position else 0
-        self._commits = position.commit if position else 0
+        self._number, self._commits = (position.step, position.commit) if position else (0, 0)
         self._asked = position.asked if position else None
         self._plan = self._wanted = desk.plan
         self._values = values(self._plan, step.options)
         self._tried: Fresh | None = None
-        self._every = checkpoint_every
-        self._clock = clock
+        self._every, self._clock = checkpoint_every, clock
         self._pacer = Pacer(pace, clock, sleep)
         self._since = clock() - (position.seconds if position else 0.0)
         self._kept = clock()
@@ -174,16 +176,25 @@ class Training:
     def run(self) -> None:
         """Until the last commit is made. Raises Cancelled, or Diverged when a number stops being finite."""
         self._desk.progressed(self._number, None)
-        while True:
-            if self._desk.stopped:
-                raise Cancelled
-            self._amend()
-            self._one_step()
-            if self._due() and self._commit():
-                return
-            self._ask()
-            if self._clock() - self._kept >= self._every:
-                self._keep()
+        self.step()
+        while not self.settle():
+            self.step()
+
+    def step(self) -> None:
+        """One batch, by what the desk says now. Raises as :meth:`run` does."""
+        if self._desk.stopped:
+            raise Cancelled
+        self._amend()
+        self._one_step()
+
+    def settle(self) -> bool:
+        """What follows a batch: a commit, a question, a checkpoint. Whether the last commit was made."""
+        if self._due() and self._commit():
+            return True
+        self._ask()
+        if self._clock() - self._kept >= self._every:
+            self.keep()
+        return False
 
     # Steps.
 
@@ -284,20 +295,17 @@ class Training:
         return amount if self._plan.seconds is None else max(amount, self._seconds / self._plan.seconds)
 
     @property
-    def _allowed(self) -> bool:
-        return self._desk.allowed > self._commits
-
-    @property
     def _ends(self) -> bool:
         """Whether with one more commit all is done that the plan asks for."""
         left = self._plan.commits - self._commits
         if left <= 1:
             return self._amount >= 1
-        return self._tally.steps >= left * self._plan.steps or (self._amount >= left and not self._allowed)
+        all_steps = self._tally.steps >= left * self._plan.steps
+        return all_steps or (self._amount >= left and self._desk.allowed <= self._commits)
 
     def _due(self) -> bool:
         """While no commit is allowed the next one grows, until nothing is left to train."""
-        return self._amount >= 1 and (self._ends or self._allowed)
+        return self._amount >= 1 and (self._ends or self._desk.allowed > self._commits)
 
     def _commit(self) -> bool:
         """Commit what was learnt; whether it was the last time. Without room on the disk training goes on instead."""
@@ -333,6 +341,7 @@ class Training:
             squared_gradient=tally.squared_gradient,
             squared_gradient_peak=tally.squared_gradient_peak,
             seconds=self._seconds,
+            holdout=self._holdout if self._commits == 0 else None,
         )
 
     def _difference(self, last: bool) -> Weights:
@@ -346,7 +355,7 @@ class Training:
             raise Diverged(f"a weight is not finite after {self._number} steps")
         return difference
 
-    def _keep(self) -> None:
+    def keep(self) -> None:
         """A checkpoint; if there is no room, the next one comes when it would have come anyway."""
         self._kept = self._clock()
         if self._base_changed:

@@ -213,6 +213,7 @@ class Work:
             size=len(event.body),
             sha256="0" * 64,
             chunk=0,
+            holdout=result.holdout,
             # Training may not have seen an amended plan that ends with this commit.
             last=result.last or result.commit >= self.assignment.plan.commits,
         )

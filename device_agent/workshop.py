@@ -13,7 +13,7 @@ from random import Random
 from protocol.messages import Assignment, Blob, Fresh, Plan
 from protocol.subnetwork import CLASSES, groups
 
-from . import memory
+from . import holdout, memory
 from .bench import Bench
 from .checkpoint import CheckpointLost, Checkpoints, parted
 from .conversation import Failed, Fetched, FreshFailed, FreshFetched
@@ -72,6 +72,7 @@ class Workshop:
         self._blobs = blobs
         self._gate = gate
         self.dataset: Dataset | None = None  # what the next assignment trains on
+        self.held_out: Dataset | None = None  # what it is measured on
         self._checkpoints = checkpoints
         self._backend = backend
         self._threads = threads
@@ -231,7 +232,11 @@ class Workshop:
                     raise Unfit(str(error)) from error
                 log.warning("begun-anew assignment=%s cause=%r", assignment.id, str(error))
         step.load(base.weights)
-        return Start(assignment=assignment.id, version=assignment.version, base=base.weights)
+        found = None
+        if bench.plan.evaluate and self.held_out is not None:
+            found = holdout.measure(step, self.held_out, bench.plan)
+            step.load(base.weights)
+        return Start(assignment=assignment.id, version=assignment.version, base=base.weights, holdout=found)
 
     def _resumed(self, bench: Bench, step: TrainStep, base: Base, checkpoint: Checkpoint) -> Start:
         states = self._checkpoints.read(checkpoint.weights)

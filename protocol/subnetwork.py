@@ -142,6 +142,24 @@ def shrunk(layout: Layout, subnetwork: Subnetwork) -> Layout:
     return {name: tuple(map(axis, axes)) for name, axes in layout.items()}
 
 
+def counted(layout: Layout, shapes: Mapping[str, tuple[int, ...]]) -> Subnetwork:
+    """How many channels of each group tensors of these shapes have kept; ProtocolError if no subnetwork does.
+
+    Every group must have an axis of its own somewhere, as what makes its channels has.
+    """
+    kept: dict[str, Channels] = {}
+    for name, axes in layout.items():
+        for axis, size in zip(axes, shapes.get(name, ()), strict=False):
+            if axis.group is not None and axis.group != CLASSES:
+                kept.setdefault(axis.group, max(1, min(size // axis.repeat, axis.channels)))
+    found = Subnetwork(kept)
+    whole = Region(layout, found).shapes
+    if whole != dict(shapes):
+        odd = listed(name for name in whole.keys() | shapes.keys() if whole.get(name) != shapes.get(name))
+        raise ProtocolError(f"no subnetwork of the model has tensors of these shapes: {odd} do not fit the others")
+    return found
+
+
 Index = tuple[slice, ...] | tuple[NDArray[np.intp], ...]
 
 
@@ -156,6 +174,11 @@ class _Patch:
     index: Index
     kept: tuple[int, ...]
     shape: tuple[int, ...]
+
+    @property
+    def whole(self) -> bool:
+        """Whether the part is the tensor as it is."""
+        return self.kept == self.view and all(isinstance(index, slice) for index in self.index)
 
 
 class Region:
@@ -177,6 +200,11 @@ class Region:
     @property
     def parameters(self) -> int:
         return sum(math.prod(patch.shape) for patch in self._patches.values())
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is the model as it is."""
+        return all(patch.whole for patch in self._patches.values())
 
     def cut(self, full: Mapping[str, Array]) -> Weights:
         """Copies of the kept parts of full-size tensors."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -10,6 +11,8 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float32]
 Weights = dict[str, Array]
+BLOCK = 1 << 17
+"""Elements that are worked on at a time."""
 
 
 def zeros_like(weights: Mapping[str, Array]) -> Weights:
@@ -32,6 +35,24 @@ def scale(weights: Mapping[str, Array], factor: float) -> Weights:
 def dot(a: Mapping[str, Array], b: Mapping[str, Array]) -> float:
     """Inner product over all tensors, summed in float64."""
     return float(sum(np.dot(value.ravel().astype(np.float64), b[name].ravel()) for name, value in a.items()))
+
+
+def extent(weights: Mapping[str, Array], limit: float) -> tuple[float, float]:
+    """Largest absolute value, exact if above ``limit`` > 0, and Euclidean norm over all tensors; one pass as a rule.
+
+    The first is NaN or infinite if any element is. Squares are summed in float32 within a block and in float64 beyond.
+    """
+    peaks, squares = [0.0], 0.0
+    with np.errstate(over="ignore", invalid="ignore"):
+        for value in weights.values():
+            flat = value.reshape(-1)
+            for start in range(0, flat.size, BLOCK):
+                block = flat[start : start + BLOCK]
+                square = float(np.dot(block, block))
+                # No element is larger than their norm: only where that is too large they are looked at.
+                peaks.append(math.sqrt(square) if square <= limit * limit else float(abs(block).max()))
+                squares += square
+    return float(np.max(peaks)), math.sqrt(squares) if squares >= 0 else math.nan
 
 
 def norm(weights: Mapping[str, Array]) -> float:

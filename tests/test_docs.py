@@ -17,6 +17,10 @@ from coordinator.compiler.zoo import ZOO
 from coordinator.errors import CATALOGUE
 from coordinator.services import Services
 from coordinator.settings import Settings
+from coordinator.simulator.hands import SPLITS
+from coordinator.simulator.population import Availability, Compute, Energy, Link, builtin
+from coordinator.simulator.population import load as population
+from coordinator.simulator.population import parse as parse_population
 from coordinator.store.models import Base
 from coordinator.store.registry import STATUSES
 from coordinator.strategies import AGGREGATORS, POLICIES, TRANSFORMS
@@ -198,3 +202,30 @@ def test_every_model_stands_in_models_with_what_it_takes(name: str) -> None:
 def test_the_example_recipe_of_the_page_is_a_recipe() -> None:
     text = page("recipes.md").split("```toml")[1].split("```")[0]
     assert parse(text).name == "my-recipe"
+
+
+@pytest.mark.parametrize("name", builtin())
+def test_every_population_stands_in_simulator_with_its_size(name: str) -> None:
+    assert f"| `{name}` | {population(name).devices} |" in page("simulator.md")
+
+
+@pytest.mark.parametrize("key", [f.name for cls in (Compute, Link, Availability, Energy) for f in fields(cls)])
+def test_every_key_of_a_population_stands_in_simulator(key: str) -> None:
+    assert f"`{key}`" in page("simulator.md")
+
+
+@pytest.mark.parametrize("split", SPLITS.items())
+def test_every_split_stands_in_simulator(split: tuple[str, str]) -> None:
+    assert f"| `{split[0]}` | {split[1]} |" in page("simulator.md")
+
+
+def test_every_option_of_simulate_stands_in_simulator() -> None:
+    command = main.get_command(click.Context(main), "simulate")
+    assert command is not None
+    options = [one for parameter in command.params for one in parameter.opts if one.startswith("--")]
+    assert [one for one in options if f"| `{one}` |" not in page("simulator.md")] == []
+
+
+def test_the_example_population_of_the_page_is_one() -> None:
+    text = page("simulator.md").split("```toml")[1].split("```")[0]
+    assert [group.name for group in parse_population(text, Path()).groups] == ["pi4", "solar"]

@@ -7,7 +7,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from flask import current_app, g, request, send_file
-from sqlalchemy import or_, select
+from sqlalchemy import exists, or_, select
 from sqlalchemy.orm import Session
 from werkzeug.wrappers import Response
 
@@ -17,7 +17,7 @@ from coordinator.auth import services
 from coordinator.errors import ShoalError
 from coordinator.fleet import enrolment
 from coordinator.store.ledger import OPEN
-from coordinator.store.models import Assignment
+from coordinator.store.models import Assignment, Refresh
 from protocol.errors import ProtocolError
 from protocol.messages import EnrolmentReply, EnrolmentRequest
 
@@ -59,11 +59,12 @@ def authority() -> Response:
 
 
 def blob(sha256: str) -> Response:
-    """Bytes that an open assignment of this device names; may be asked for in ranges."""
+    """Bytes that an open assignment of this device names, or that it was refreshed with; may be asked for in ranges."""
     path = services().blobs.path(sha256)
+    fresh = exists().where(Refresh.assignment_id == Assignment.id, Refresh.weights_sha256 == sha256)
     named = select(Assignment.id).where(
         Assignment.device_id == g.device,
-        or_(Assignment.artifact_sha256 == sha256, Assignment.weights_sha256 == sha256),
+        or_(Assignment.artifact_sha256 == sha256, Assignment.weights_sha256 == sha256, fresh),
     )
     with services().database.read() as reading:
         if reading.scalar(named.where(Assignment.state.in_(OPEN)).limit(1)) is None:

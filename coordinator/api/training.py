@@ -38,7 +38,7 @@ class RunRequest:
 
     model: str
     recipe: str
-    dataset: str
+    dataset: str = ""
     target: float | None = None
     seed: int = 0
     name: str | None = None

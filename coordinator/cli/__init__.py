@@ -23,6 +23,9 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "history": ("coordinator.cli.history:history", "Ask the database what was: lists, files, SQL."),
     "model": ("coordinator.cli.model:model", "The models there are."),
     "recipe": ("coordinator.cli.recipe:recipe", "The recipes there are."),
+    "simulate": ("coordinator.cli.simulate:simulate", "Try a recipe on a made-up fleet, in virtual time."),
+    "compare": ("coordinator.cli.compare:compare", "Simulations side by side: a table and a report."),
+    "replay-trace": ("coordinator.cli.trace:replay_trace", "Make a population of the conditions a run met with."),
     "db": ("coordinator.cli.db:db", "Check, upgrade, back up, restore and move the database."),
 }
 """name: (module:attribute, what it is for). The sentence stands here so that ``--help`` need not import them all."""

@@ -39,7 +39,7 @@ console = Console(stderr=True, width=None if sys.stderr.isatty() else 120)
 @click.command(epilog="Example:  shoal demo --recipe whale-fl --devices 8 --target 0.93 --exit --json out.json")
 @click.option("--devices", type=click.IntRange(1, 64), default=8, show_default=True, help="Number of agents.")
 @click.option(
-    "--target", type=click.FloatRange(0.01, 1), default=0.93, show_default=True, help="Test accuracy to reach."
+    "--target", type=click.FloatRange(0.01, 1), default=0.93, show_default=True, help="Accuracy to reach."
 )
 @click.option("--minutes", type=click.FloatRange(0.1), default=10, show_default=True, help="Give up after this long.")
 @click.option("--recipe", default="fedbuff-heterofl", show_default=True, help="A recipe's name, or a TOML file.")
@@ -94,14 +94,14 @@ def _demo(
     samples = data.from_file(data_file) if data_file else data.handwritten_digits()
     network = text_of(model) if model else _model(samples)
     fastest = fleet.pace(_fitting(network, weights, samples, data_file), devices)
-    test, train = data.split(samples, rng)
+    test, control, train = data.split(samples, rng)
     hands = data.deal(train, devices, rng)
     cookbook = recipes.load(text_of(recipe)).to_toml()
     with _folder(home) as folder, Coordinator(_settings(folder, port)) as coordinator:
         url = coordinator.login_url()
         console.print(f"Shoal is at [bold]{coordinator.url}[/]  log in once with {url}", soft_wrap=True)
         agents = fleet.muster(folder, devices, fastest)
-        paths = _deal_out(folder / "data", test, agents, hands)
+        paths = _deal_out(folder / "data", test, control, agents, hands)
         run = coordinator.steward.start_run(
             model=network,
             recipe=cookbook,
@@ -141,10 +141,12 @@ def _fitting(network: str, weights: Path | None, samples: data.Samples, file: Pa
     return spec
 
 
-def _deal_out(folder: Path, test: data.Samples, agents: list[Agent], hands: list[data.Samples]) -> list[Path]:
+def _deal_out(
+    folder: Path, test: data.Samples, control: data.Samples, agents: list[Agent], hands: list[data.Samples]
+) -> list[Path]:
     """Write everybody's samples; the files of the agents."""
     folder.mkdir(exist_ok=True)
-    test.save(folder / "test.npz")
+    test.save(folder / "test.npz", control)
     paths = [folder / f"{agent.name}.npz" for agent in agents]
     for path, hand in zip(paths, hands, strict=True):
         hand.save(path)
@@ -260,8 +262,8 @@ def _check(agents: list[Agent]) -> None:
 def _conclude(final: report.Report, json_file: Path | None) -> None:
     console.print(report.table(final))
     accuracy = "none" if final.accuracy is None else f"{final.accuracy:.4f}"
-    verdict = f"reached {final.target:g}" if final.reached else f"did not reach {final.target:g}"
-    console.print(f"The fleet {verdict}: accuracy {accuracy} after {report.spent(final)}.")
+    verdict = f"reached {final.target:g} on the control set" if final.reached else f"did not reach {final.target:g}"
+    console.print(f"The fleet {verdict}: accuracy {accuracy} on the test set after {report.spent(final)}.")
     if json_file is not None:
         try:
             json_file.write_text(json.dumps(final.to_json(), indent=2) + "\n")

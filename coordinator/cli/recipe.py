@@ -6,6 +6,8 @@ import click
 
 from coordinator.cli.client import Client, operates
 from coordinator.cli.output import json_option, print_json
+from coordinator.cli.run import text_of
+from coordinator.training.recipe import load
 
 
 @click.group
@@ -52,3 +54,22 @@ def show(client: Client, name: str, as_json: bool) -> None:
         print_json(found)
     else:
         click.echo(found["toml"], nl=False)
+
+
+@recipe.command
+@click.argument("name", metavar="FILE|RECIPE")
+@json_option
+def check(name: str, as_json: bool) -> None:
+    """Say whether a recipe is sound, and print it with every default; no coordinator is needed.
+
+    Exit codes: 0 it is, 1 it is not, and the sentence names the key.
+
+    \b
+    Example:
+      shoal recipe check mine.toml
+    """
+    found = load(text_of(name))
+    if as_json:
+        print_json({"name": found.name, "toml": found.to_toml()})
+    else:
+        click.echo(found.to_toml(), nl=False)

@@ -26,14 +26,14 @@ def run() -> None:
 @run.command
 @click.option("--model", required=True, help="A name of `shoal model list`, or a JSON file with a specification.")
 @click.option("--recipe", required=True, help="A name of `shoal recipe list`, or a TOML file.")
-@click.option("--dataset", required=True, type=click.Path(path_type=Path), help="The test set (npz).")
-@click.option("--target", type=float, help="Test accuracy at which the run ends by itself, e.g. 0.95.")
+@click.option("--dataset", type=click.Path(path_type=Path), help="The test set (npz); without one devices may measure.")
+@click.option("--target", type=float, help="Accuracy at which the run ends by itself, e.g. 0.95.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--weights", type=click.Path(path_type=Path), help="Begin with these (safetensors; default: drawn).")
 @click.option("--name", help="Stem of the run's id: digits makes digits-1, then digits-2 (default: the model's name).")
 @json_option
 @operates
-def start(client: Client, as_json: bool, dataset: Path, weights: Path | None, **options: Any) -> None:
+def start(client: Client, as_json: bool, dataset: Path | None, weights: Path | None, **options: Any) -> None:
     """Start a run.
 
     \b
@@ -43,7 +43,8 @@ def start(client: Client, as_json: bool, dataset: Path, weights: Path | None, **
     for name in ("model", "recipe"):
         options[name] = text_of(options[name])
     # The coordinator has another working folder.
-    body = {**options, "dataset": str(dataset.absolute()), "weights": weights and str(weights.absolute())}
+    files = {"dataset": dataset, "weights": weights}
+    body = {**options, **{name: path and str(path.absolute()) for name, path in files.items()}}
     _show(client.post("runs", body={name: value for name, value in body.items() if value is not None}), as_json)
 
 

@@ -71,6 +71,11 @@ def _names(layers: Sequence[kinds.Layer], wanted: set[int]) -> dict[int, str]:
 
 def narrowed(spec: ModelSpec, weights: Weights, subnetwork: Subnetwork) -> tuple[ModelSpec, Weights]:
     """The subnetwork as a model of its own; ``weights`` are full-size."""
+    return narrower(spec, subnetwork), Region(layout(spec), subnetwork).cut(weights)
+
+
+def narrower(spec: ModelSpec, subnetwork: Subnetwork) -> ModelSpec:
+    """The model that a subnetwork is."""
     layers: list[kinds.Layer] = []
     for index, layer in enumerate(spec.layers):
         kept = subnetwork.size(made_axis(spec, index))
@@ -85,7 +90,7 @@ def narrowed(spec: ModelSpec, weights: Weights, subnetwork: Subnetwork) -> tuple
         elif isinstance(layer, kinds.GroupNorm):
             layer = attrs.evolve(layer, groups=math.gcd(layer.groups, kept))
         layers.append(layer)
-    return attrs.evolve(spec, layers=tuple(layers)), Region(layout(spec), subnetwork).cut(weights)
+    return attrs.evolve(spec, layers=tuple(layers))
 
 
 Affine = tuple[Array, Array]

@@ -1,4 +1,4 @@
-"""The demo's data: a test set for the coordinator, and the rest dealt out unevenly to the devices."""
+"""The demo's data: test and control set for the coordinator, and the rest dealt out unevenly to the devices."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from coordinator.errors import ShoalError
 from coordinator.training.evaluation import read_arrays
 from protocol.weights import Array
 
-TEST_SHARE = 0.2
+TEST_SHARE = 0.15
+CONTROL_SHARE = 0.15
+"""As large as the test set, so that the target is not a matter of luck."""
 CONCENTRATION = 0.5
 MAX_CLASSES = 1_000_000
 
@@ -29,8 +31,10 @@ class Samples:
     def pick(self, rows: NDArray[np.intp]) -> Samples:
         return Samples(self.x[rows], self.y[rows], self.classes)
 
-    def save(self, path: Path) -> None:
-        np.savez(path, x=self.x, y=self.y, classes=np.int32(self.classes))
+    def save(self, path: Path, control: Samples | None = None) -> None:
+        """Write an npz file, with ``control`` beside the samples if there is one."""
+        beside = {} if control is None else {"control_x": control.x, "control_y": control.y}
+        np.savez(path, x=self.x, y=self.y, classes=np.int32(self.classes), **beside)
 
 
 def handwritten_digits() -> Samples:
@@ -64,11 +68,12 @@ def from_file(path: Path) -> Samples:
     return Samples(x, y.astype(np.int32), classes)
 
 
-def split(samples: Samples, rng: np.random.Generator) -> tuple[Samples, Samples]:
-    """(test, train): a fifth is held out for the coordinator."""
+def split(samples: Samples, rng: np.random.Generator) -> tuple[Samples, Samples, Samples]:
+    """(test, control, train): what the coordinator reports on, what it decides by, and what it never sees."""
     rows = rng.permutation(len(samples.y))
-    held = int(len(rows) * TEST_SHARE)
-    return samples.pick(rows[:held]), samples.pick(rows[held:])
+    test = int(len(rows) * TEST_SHARE)
+    control = test + int(len(rows) * CONTROL_SHARE)
+    return samples.pick(rows[:test]), samples.pick(rows[test:control]), samples.pick(rows[control:])
 
 
 def deal(samples: Samples, devices: int, rng: np.random.Generator) -> list[Samples]:

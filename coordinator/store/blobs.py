@@ -62,6 +62,13 @@ class Blobs:
             raise ShoalError("not-found", f"Blob {sha256} is damaged on disk")
         return content
 
+    def size(self, sha256: str) -> int:
+        """Bytes of a blob; ShoalError not-found."""
+        try:
+            return self.path(sha256).stat().st_size
+        except OSError as error:
+            raise ShoalError("not-found", f"There is no blob {sha256}") from error
+
     def remove(self, sha256: str) -> None:
         self.path(sha256).unlink(missing_ok=True)
 

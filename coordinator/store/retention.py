@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from attrs import define, field, frozen
-from sqlalchemy import Delete, Float, Select, case, cast, delete, func, literal, select
+from sqlalchemy import ColumnElement, Delete, Float, Select, case, cast, delete, func, literal, or_, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import InstrumentedAttribute, Session
@@ -195,7 +195,9 @@ class Retention:
     def _prune_events(self, session: Session, now: float, _: list[Later]) -> bool:
         more = False
         if self.keep.events:
-            more = _remove(session, _oldest(Event.seq, Event.at, now - self.keep.events))
+            # Simulated runs live in a time of their own, long ago.
+            live = or_(Event.run_id.is_(None), Event.run_id.not_in(select(Run.id).where(Run.simulated)))
+            more = _remove(session, _oldest(Event.seq, Event.at, now - self.keep.events, live))
         if self.keep.lines:
             newest = session.scalar(select(func.max(Event.seq))) or 0
             old = select(Event.seq).where(Event.seq <= newest - self.keep.lines).order_by(Event.seq).limit(SLICE)
@@ -354,9 +356,11 @@ def _insert(session: Session, table: Any) -> Any:
     return dialect.insert(table)
 
 
-def _oldest(key: InstrumentedAttribute[int], at: InstrumentedAttribute[float], cut: float) -> Delete:
+def _oldest(
+    key: InstrumentedAttribute[int], at: InstrumentedAttribute[float], cut: float, *conditions: ColumnElement[bool]
+) -> Delete:
     """The oldest rows from before ``cut``, but never the newest: SQLite would give its number again."""
-    old = select(key).where(at < cut).order_by(at).limit(SLICE).scalar_subquery()
+    old = select(key).where(at < cut, *conditions).order_by(at).limit(SLICE).scalar_subquery()
     return delete(key.class_).where(key.in_(old), key < select(func.max(key)).scalar_subquery())
 
 

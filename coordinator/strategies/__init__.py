@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+from .adacomm import AdaComm
+from .adsp import Adsp
+from .adsp_sum import AdspSum
 from .base import Gate
 from .clip import Clip
 from .fedasmu import FedASMU
 from .fedasync import FedAsync
 from .fedavg import Cohort, FedAvg
 from .fedbuff import FedBuff
+from .fedrolex import FedRolex
 from .fixed import Fixed
-from .heterofl import HeteroFL
+from .fresh_model import FreshModel
+from .heterofl import HeteroFL, HeteroFLDynamic
 from .ssp import Ssp
 from .whale_fl import WhaleFL
 
-AGGREGATORS = {cls.kind: cls for cls in (FedAvg, FedAsync, FedBuff, FedASMU)}
-POLICIES = {cls.kind: cls for cls in (Fixed, HeteroFL, WhaleFL, Cohort, Ssp)}
+AGGREGATORS = {cls.kind: cls for cls in (FedAvg, FedAsync, FedBuff, FedASMU, AdspSum)}
+POLICIES = {
+    cls.kind: cls
+    for cls in (
+        *(Fixed, HeteroFL, HeteroFLDynamic, FedRolex, WhaleFL, FreshModel),
+        *(Cohort, Ssp, Adsp, AdaComm),
+    )
+}
 TRANSFORMS = {cls.kind: cls for cls in (Clip,)}
 GATES: dict[str, type[Gate]] = {}
 
@@ -23,14 +34,20 @@ __all__ = [
     "GATES",
     "POLICIES",
     "TRANSFORMS",
+    "AdaComm",
+    "Adsp",
+    "AdspSum",
     "Clip",
     "Cohort",
     "FedASMU",
     "FedAsync",
     "FedAvg",
     "FedBuff",
+    "FedRolex",
     "Fixed",
+    "FreshModel",
     "HeteroFL",
+    "HeteroFLDynamic",
     "Ssp",
     "WhaleFL",
 ]

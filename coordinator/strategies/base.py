@@ -93,6 +93,7 @@ __all__ = [
     "Waiting",
     "WakeAt",
     "between",
+    "choice",
     "option",
 ]
 
@@ -190,3 +191,14 @@ def between(low: float, high: float) -> Any:
 def option(default: Number, low: float, high: float) -> Any:
     """A numeric hyper-parameter with its default and range."""
     return field(default=default, validator=between(low, high))
+
+
+def choice(default: str, *others: str) -> Any:
+    """A hyper-parameter that is one of some names, with its default."""
+    names = (default, *others)
+
+    def validate(_: Any, attribute: Any, value: str) -> None:
+        if value not in names:
+            raise ValueError(f"{attribute.name} is {value!r}, expected one of {', '.join(names)}")
+
+    return field(default=default, validator=validate)

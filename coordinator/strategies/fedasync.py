@@ -13,10 +13,9 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-import numpy as np
 from attrs import field, frozen
 
-from protocol.weights import zeros_like
+from protocol.weights import Weights, scale, zeros_like
 
 from .base import Context, Contribution, Contributor, Model, Stateless, Step, option
 
@@ -55,14 +54,16 @@ class FedAsync(Stateless):
 
 def mixed(model: Model, contribution: Contribution, weight: float) -> Step:
     """The step that mixes a device's weights into the model: weight·(base + difference − model) over the region."""
-    if contribution.base is None:
-        raise ValueError("mixing weights needs the base of the contribution")
-    region, base = contribution.region, contribution.base
-    now = region.cut(model.weights)
-    step = {
-        name: np.float32(weight) * (base[name] + difference - now[name])
-        for name, difference in contribution.difference.items()
-    }
+    region = contribution.region
     coverage = zeros_like(model.weights)
     region.fill(coverage, 1)
+    step = scale(pull(model, contribution), weight)
     return Step(region.lift(step), coverage, (Contributor(contribution.key, weight),))
+
+
+def pull(model: Model, contribution: Contribution) -> Weights:
+    """How far a device's weights are from the model's: base + difference − model, over the region."""
+    if contribution.base is None:
+        raise ValueError("mixing weights needs the base of the contribution")
+    now, base = contribution.region.cut(model.weights), contribution.base
+    return {name: base[name] + difference - now[name] for name, difference in contribution.difference.items()}

@@ -24,6 +24,7 @@ from protocol.messages import Plan
 from protocol.subnetwork import Region
 from protocol.weights import Weights, zeros_like
 
+from . import sums
 from .base import (
     Context,
     Contribution,
@@ -97,7 +98,7 @@ class FedAvg:
 
     def absorb(self, state: Round, model: Model, contribution: Contribution, ctx: Context) -> tuple[Round, Step | None]:
         samples = float(contribution.device.samples)
-        contribution.region.add(state.total, contribution.difference, samples)
+        sums.add(contribution.region, state.total, contribution.difference, samples)
         contribution.region.fill(state.weight, samples)
         contribution.region.fill(state.count, 1)
         contributor = Contributor(contribution.key, samples)

@@ -16,6 +16,7 @@ from attrs import frozen
 from protocol.subnetwork import Region
 from protocol.weights import Weights, zeros_like
 
+from . import sums
 from .base import Context, Contribution, Contributor, MemberEffect, MemberEvent, Model, Step, option
 
 
@@ -53,7 +54,7 @@ class FedBuff:
         self, state: Buffer, model: Model, contribution: Contribution, ctx: Context
     ) -> tuple[Buffer, Step | None]:
         weight = float((1 + contribution.staleness) ** -self.exponent)
-        contribution.region.add(state.total, contribution.difference, weight)
+        sums.add(contribution.region, state.total, contribution.difference, weight)
         contribution.region.fill(state.count, 1)
         contributors = (*state.contributors, Contributor(contribution.key, weight))
         if len(contributors) < self.goal:

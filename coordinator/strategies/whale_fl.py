@@ -9,12 +9,23 @@ with D_n samples, F̄_n the Fisher proxy averaged over a window of the device's 
 its time for one assignment. The Fisher proxy is the authors': the largest mean squared gradient of any tensor and
 step, divided by the batch.
 
-Choices, where the published code is silent or wrong: the window is uniform and indexed by a device's own reports;
-T_n is predicted for the *full width* (compute scaled by FLOPs from the widest width measured, transfer by
-parameters), because on the last width's basis small subnetworks look fast for ever and no device passes 1/4; T_set is
-the median of those times and A the largest utility divided by 0.9, both taken once, when the first window of
-at least half of the devices is full, and kept; a width moves one level per assignment, and only past the threshold
-by 0.02. Until calibration, and until a device's own window is full, it trains the smallest width.
+Choices, where the published code is silent or wrong, and how to have it as published:
+
+* The window is uniform and indexed by a device's own reports. In the code every record is the newest one and the
+  division stands inside the sum, which gives F·(1/m + 1/m² + … + 1/m^m) with m = 2h + 1: ``window_mode = "authors"``.
+* T_n is predicted for the *full width*, because on the basis of the last width small subnetworks look fast for ever
+  and no device passes 1/4: ``t_basis = "last_width"``.
+* A subnetwork that has nothing left to learn shows no gradients, although the whole model would: with the proxy as it
+  is, devices stay narrow for ever. So proxies are taken relative to the fleet's usual one at their width;
+  ``per_width = false`` takes them as they are.
+* T_set is the median of those times and A the largest utility divided by 0.9, taken when the first window of at least
+  half of the devices is full. T_set is kept. From then on A follows the geometric mean of the utilities at check-ins,
+  divided by 0.9: training starts narrow, and devices that are worth as much as usual train the whole model to its end.
+  (A scale that follows the largest utility keeps all devices narrow for one that has much data.)
+  ``scale_mode = "once"`` keeps A; with ``per_width = false`` the widths then rise and fall again as in the paper, for
+  all gradients shrink.
+* A width moves one level per assignment, and only past the threshold by 0.02. Until calibration, and until a
+  device's own window is full, it trains the smallest width.
 """
 
 from __future__ import annotations
@@ -38,39 +49,40 @@ from .base import (
     Reported,
     Shapeless,
     Waiting,
+    choice,
     option,
 )
+from .conditions import SMOOTHING, Conditions, clamped, followed
 
-SMOOTHING = 0.3
 MARGIN = 0.02
 HEADROOM = 0.9
-SECONDS, GOODPUT, PROXY = (1e-9, 1e6), (1.0, 1e12), (0.0, 1e12)
-"""What a device may claim: seconds per sample, bytes per second, squared gradients. Beyond lies a lie or a bug."""
+PROXY = 0.0, 1e12
+"""What a device may claim of squared gradients. Beyond lies a lie or a bug."""
 
 
 @frozen
 class Record:
     """What is known of one device. ``fisher`` holds its newest reports' proxies, oldest first.
 
-    ``seconds`` is the smoothed training time per sample at each width, ``goodput`` bytes/s, ``level`` the index of
-    its width now (0 is the smallest).
+    ``level`` is the index of its width now (0 is the smallest).
     """
 
     samples: int
     reports: int = 0
     fisher: tuple[float, ...] = ()
-    seconds: dict[float, float] = field(factory=dict)
-    goodput: float | None = None
+    conditions: Conditions = field(factory=Conditions)
     level: int = 0
 
 
 @frozen
 class Fleet:
-    """All devices; ``scale`` A and ``reference`` T_set once they are calibrated."""
+    """All devices; ``scale`` A and ``reference`` T_set once they are calibrated; the usual ``fisher`` proxy of each
+    width."""
 
     records: dict[str, Record]
     scale: float | None = None
     reference: float | None = None
+    fisher: dict[float, float] = field(factory=dict)
 
 
 def _descending(instance: Any, attribute: Any, value: tuple[float, ...]) -> None:
@@ -81,7 +93,8 @@ def _descending(instance: Any, attribute: Any, value: tuple[float, ...]) -> None
 @frozen
 class WhaleFL(Shapeless):
     """``beta`` β, ``delay`` δ and ``half_window`` h in reports; ``scale`` A and ``reference`` T_set (seconds), 0 for
-    automatic; ``widths`` the levels, largest first."""
+    automatic; ``widths`` the levels, largest first; ``longest``, seconds that an assignment may be predicted to take,
+    0 for any."""
 
     kind: ClassVar[str] = "whale_fl"
     writes: ClassVar[frozenset[str]] = frozenset({"width"})
@@ -92,6 +105,12 @@ class WhaleFL(Shapeless):
     scale: float = option(0.0, 0, 1e12)
     reference: float = option(0.0, 0, 1e9)
     widths: tuple[float, ...] = field(default=WIDTHS, validator=_descending)
+    scale_mode: str = choice("running", "once")
+    window_mode: str = choice("uniform", "authors")
+    fisher_stat: str = choice("max_tensor_mean_sq", "trace")
+    t_basis: str = choice("full_width", "last_width")
+    per_width: bool = True
+    longest: float = option(0.0, 0, 1e9)
 
     def init(self, model: Model) -> Fleet:
         return Fleet({}, self.scale or None, self.reference or None)
@@ -100,20 +119,18 @@ class WhaleFL(Shapeless):
         if isinstance(event, Left):
             state = evolve(state, records={k: v for k, v in state.records.items() if k != event.device})
         elif isinstance(event, Reported):
-            learned = self._learn(state.records.get(event.device.id), event)
-            state = evolve(state, records={**state.records, event.device.id: learned})
+            state = self._learned(state, event)
         return state, []
 
     def shape(
         self, state: Fleet, plan: Plan, device: DeviceView, model: Model, ctx: Context
     ) -> tuple[Fleet, Plan, Explanation]:
-        record = state.records.get(device.id) or Record(device.samples)
-        record = evolve(record, samples=device.samples)
-        fleet = self._calibrated(evolve(state, records={**state.records, device.id: record}), plan, model)
+        record = evolve(state.records.get(device.id) or Record(device.samples), samples=device.samples)
+        fleet = self._calibrated(_with(state, device.id, record), plan, model)
         utility = self._utility(fleet, record, plan, model)
+        fleet = self._rescaled(fleet, utility)
         share = utility / fleet.scale if utility is not None and fleet.scale else None
-        level = self._level(record.level, share)
-        record = evolve(record, level=level)
+        level = self._affordable(self._level(record.level, share), record, plan, model)
         width = self.widths[-1 - level]
         explanation: Explanation = {
             "width": width,
@@ -127,50 +144,53 @@ class WhaleFL(Shapeless):
         }
         if share is None:
             explanation["warm_up"] = f"report {record.reports} of {self._window}, or the fleet is not calibrated yet"
-        return evolve(fleet, records={**fleet.records, device.id: record}), evolve(plan, width=width), explanation
+        elif level < self._level(record.level, share):
+            explanation["longest"] = self.longest
+        return _with(fleet, device.id, evolve(record, level=level)), evolve(plan, width=width), explanation
 
     @property
     def _window(self) -> int:
         """Reports until the first window is full."""
         return self.delay + 2 * self.half_window + 1
 
-    def _learn(self, record: Record | None, event: Reported) -> Record:
-        record = record or Record(event.device.samples)
-        proxy = max((peak / event.sizes[name] for name, peak in event.squared_gradient_peak.items()), default=0.0)
-        trained = event.steps * event.plan.batch
-        seconds = dict(record.seconds)
-        if trained and event.seconds_train > 0:
-            measured = _clamp(event.seconds_train / trained, SECONDS)
-            seconds[event.plan.width] = _smooth(seconds.get(event.plan.width), measured)
-        goodput = record.goodput
-        if event.seconds_link and event.bytes_link:
-            goodput = _smooth(goodput, _clamp(event.bytes_link / event.seconds_link, GOODPUT))
-        return evolve(
+    # -- what reports tell ---------------------------------------------------------------------------------------
+
+    def _learned(self, fleet: Fleet, event: Reported) -> Fleet:
+        record, width = fleet.records.get(event.device.id) or Record(event.device.samples), event.plan.width
+        proxy = clamped(self._proxy(event) / event.plan.batch, PROXY)
+        if self.per_width:
+            usual = followed(fleet.fisher.get(width), proxy)
+            fleet = evolve(fleet, fisher={**fleet.fisher, width: usual})
+            proxy = clamped(proxy / usual, PROXY) if usual else 0.0
+        record = evolve(
             record,
             samples=event.device.samples,
             reports=record.reports + 1,
-            fisher=(*record.fisher, _clamp(proxy / event.plan.batch, PROXY))[-self._window :],
-            seconds=seconds,
-            goodput=goodput,
+            fisher=(*record.fisher, proxy)[-self._window :],
+            conditions=record.conditions.after(event),
         )
+        return _with(fleet, event.device.id, record)
+
+    def _proxy(self, event: Reported) -> float:
+        if self.fisher_stat == "trace":
+            return sum(event.squared_gradient.values())
+        return max((peak / event.sizes[name] for name, peak in event.squared_gradient_peak.items()), default=0.0)
 
     def _fisher(self, record: Record) -> float | None:
         """F̄: the mean over the 2h+1 reports that end δ reports before the newest; None until they are there."""
         if len(record.fisher) < self._window:
             return None
-        window = record.fisher[: 2 * self.half_window + 1]
-        return sum(window) / len(window)
+        size = 2 * self.half_window + 1
+        if self.window_mode == "authors":
+            return sum((record.fisher[-1] / size**power for power in range(1, size + 1)), 0.0)
+        return sum(record.fisher[:size]) / size
 
     def _time(self, record: Record, plan: Plan, model: Model) -> float | None:
-        """Predicted seconds of one assignment at full width: training, and the weights down and up."""
-        if not record.seconds:
-            return None
-        widest = max(record.seconds)
-        full = model.costs[1.0]
-        seconds = record.seconds[widest] * full.flops / model.costs[widest].flops * plan.steps * plan.batch
-        if record.goodput:
-            seconds += 8 * full.parameters / record.goodput
-        return seconds
+        """T: predicted seconds of one assignment."""
+        width = self.widths[-1 - record.level] if self.t_basis == "last_width" else 1.0
+        return record.conditions.time(width, plan, model)
+
+    # -- utility and scale ---------------------------------------------------------------------------------------
 
     def _utility(self, fleet: Fleet, record: Record, plan: Plan, model: Model) -> float | None:
         fisher, seconds = self._fisher(record), self._time(record, plan, model)
@@ -179,8 +199,10 @@ class WhaleFL(Shapeless):
         return float(record.samples * fisher**0.5 * (fleet.reference / seconds) ** self.beta)
 
     def _calibrated(self, fleet: Fleet, plan: Plan, model: Model) -> Fleet:
+        if fleet.scale and fleet.reference:
+            return fleet
         ready = [r for r in fleet.records.values() if self._fisher(r) is not None]
-        if (fleet.scale and fleet.reference) or not ready or 2 * len(ready) < len(fleet.records):
+        if not ready or 2 * len(ready) < len(fleet.records):
             return fleet
         times = [seconds for r in ready if (seconds := self._time(r, plan, model))]
         if not times:
@@ -188,6 +210,15 @@ class WhaleFL(Shapeless):
         fleet = evolve(fleet, reference=fleet.reference or median(times))
         utilities = [u for r in ready if (u := self._utility(fleet, r, plan, model))]
         return evolve(fleet, scale=fleet.scale or (max(utilities) / HEADROOM if utilities else None))
+
+    def _rescaled(self, fleet: Fleet, utility: float | None) -> Fleet:
+        """The scale follows the geometric mean of utilities at check-ins, about as fast as a device's estimates."""
+        if self.scale or self.scale_mode == "once" or not fleet.scale or not utility:
+            return fleet
+        pace = SMOOTHING / len(fleet.records)
+        return evolve(fleet, scale=fleet.scale ** (1 - pace) * (utility / HEADROOM) ** pace)
+
+    # -- levels --------------------------------------------------------------------------------------------------
 
     def _level(self, level: int, share: float | None) -> int:
         """At most one level up or down, and only with a margin past its threshold."""
@@ -200,10 +231,15 @@ class WhaleFL(Shapeless):
             return level - 1
         return level
 
+    def _affordable(self, level: int, record: Record, plan: Plan, model: Model) -> int:
+        """The highest level up to ``level`` that is predicted to end in time, the smallest if none is."""
+        while self.longest and level:
+            seconds = record.conditions.time(self.widths[-1 - level], plan, model)
+            if seconds is None or seconds <= self.longest:
+                break
+            level -= 1
+        return level
 
-def _clamp(value: float, bounds: tuple[float, float]) -> float:
-    return min(max(value, bounds[0]), bounds[1])
 
-
-def _smooth(old: float | None, new: float) -> float:
-    return new if old is None else (1 - SMOOTHING) * old + SMOOTHING * new
+def _with(fleet: Fleet, device: str, record: Record) -> Fleet:
+    return evolve(fleet, records={**fleet.records, device: record})

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 from coordinator.training.work import Sent, Work
 from protocol import coding, tensors
 from protocol.errors import ProtocolError
 from protocol.messages import Update
 from protocol.subnetwork import Region
-from protocol.weights import Weights, finite
+from protocol.weights import Weights, extent
 
 MAX_ELEMENT = 1e6
 """No element of a sound difference is larger than this."""
@@ -17,20 +19,21 @@ class Refusal(Exception):
     """The update is not sound; the text says why."""
 
 
-def difference_of(update: Update, body: bytes, work: Work, region: Region, shape_epoch: int) -> Weights:
-    """The difference that an update carries, over the region's shapes; Refusal if anything about it is wrong."""
+def difference_of(update: Update, body: bytes, work: Work, region: Region, shape_epoch: int) -> tuple[Weights, float]:
+    """The difference that an update carries, over the region's shapes, and its norm; Refusal if anything about it is
+    wrong."""
     _check_lineage(update, work, shape_epoch)
     _check_amount(update, work)
     try:
         difference = coding.decode(tensors.decode(body)[0], update.coding, region.shapes)
     except ProtocolError as error:
         raise Refusal(str(error)) from error
-    if not finite(difference):
+    peak, length = extent(difference, MAX_ELEMENT)
+    if not math.isfinite(peak):
         raise Refusal("the difference has elements that are not finite")
-    peak = max(max(abs(float(value.max())), abs(float(value.min()))) for value in difference.values())
     if peak > MAX_ELEMENT:
         raise Refusal(f"the difference has an element of size {peak:g}, at most {MAX_ELEMENT:g} is plausible")
-    return difference
+    return difference, length
 
 
 def _check_lineage(update: Update, work: Work, shape_epoch: int) -> None:

@@ -7,7 +7,6 @@ the same order give the same model, bit for bit, whether they come from a fleet,
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import numpy as np
 from attrs import evolve, frozen
@@ -28,7 +27,6 @@ from coordinator.training.inputs import (
     Effect,
     Evaluated,
     Input,
-    Offered,
     Operated,
     Quarantined,
     Rejected,
@@ -39,7 +37,7 @@ from coordinator.training.inputs import (
 from coordinator.training.members import Members
 from coordinator.training.recipe import Recipe
 from coordinator.training.state import freeze, thaw
-from coordinator.training.work import Work, contribution_of, effective_base, end_of, reported
+from coordinator.training.work import Work, contribution_of, effective_base, end_of, offer_of, reported
 from protocol.messages import Plan, Update
 from protocol.subnetwork import WIDTHS, Layout, Region, Subnetwork, nested
 from protocol.weights import Weights, add, digest, finite, norm, zeros_like
@@ -152,7 +150,7 @@ class Engine:
         if self.core.state != "running":
             yield Deferred(device.id, check_in.id, None, f"the run is {self.core.state}")
         elif check_in.held and held and held.device.id == device.id:
-            yield _offered(check_in.held, held, check_in.id, {}, again=True)
+            yield offer_of(check_in.held, held, check_in.id, {}, again=True)
         elif self.core.barrier is not None:
             yield Deferred(device.id, check_in.id, None, self.core.barrier)
         else:
@@ -176,7 +174,7 @@ class Engine:
         self.core.begin(number, work)
         if self.setting.recipe.aggregator.needs_base:
             self.core.bases[work.version] = self.core.weights
-        return _offered(number, work, check_in.id, explanation, again=False)
+        return offer_of(number, work, check_in.id, explanation, again=False)
 
     def _drop_forgotten(self, device: str, known: set[str | None], now: float) -> Iterator[Effect]:
         """Assignments that the device neither works on nor has to deliver never reached it."""
@@ -197,7 +195,7 @@ class Engine:
             return
         region = self.region(work.plan)
         try:
-            difference = difference_of(update, given.body, work, region, self.core.shape_epoch)
+            difference, length = difference_of(update, given.body, work, region, self.core.shape_epoch)
         except Refusal as refusal:
             yield from self._refuse(work, update, str(refusal), now)
             return
@@ -213,9 +211,13 @@ class Engine:
             return
         self.core.standing.delivered(given.device, update)
         ends = self._came(work, update, end_of(base, difference), now)
+        epoch = self.core.shape_epoch
         yield from self._tell(reported(work, update, region), now)
+        if self.core.shape_epoch != epoch:  # at these news
+            yield Settled(given.device, update, "expired", "the model changed its shape when it came", None, None)
+            return
         staleness = self.core.version - update.lineage.newest  # the model may have moved at these news
-        settled = Settled(given.device, update, "stored", "", staleness, norm(difference), ends, scores)
+        settled = Settled(given.device, update, "stored", "", staleness, length, ends, scores)
         if staleness > self.setting.recipe.aggregator.max_staleness:
             reason = f"{staleness} versions old, at most {self.setting.recipe.aggregator.max_staleness} are taken"
             yield evolve(settled, outcome="stale", reason=reason)
@@ -392,7 +394,3 @@ class Engine:
         core = self.core
         rng = np.random.default_rng([self.setting.seed, core.inputs])
         return Context(now, rng, core.version, core.absorbed, core.shape_epoch, self.setting.control)
-
-
-def _offered(number: str, work: Work, check_in: str, explanation: dict[str, Any], *, again: bool) -> Offered:
-    return Offered(number, work.device.id, check_in, work.version, work.plan, work.expires_at, explanation, again)

@@ -19,7 +19,7 @@ from coordinator.compiler.shapes import layout
 from coordinator.compiler.spec import ModelSpec
 from coordinator.errors import ShoalError
 from device_agent.runtime import Inference, TrainStep
-from protocol.subnetwork import FULL, Region, Subnetwork
+from protocol.subnetwork import FULL, Region, Subnetwork, counted
 from protocol.weights import Array, Weights
 
 log = logging.getLogger(__name__)
@@ -123,17 +123,20 @@ def batch_statistics(spec: ModelSpec, probe: TrainStep, weights: Weights, x: Arr
 
 
 class Evaluation:
-    """One model's test set and its compiled network."""
+    """One model's test set and its compiled network; compiled anew for a model that was cut down."""
 
     def __init__(self, spec: ModelSpec, dataset: Dataset) -> None:
         self._spec = spec
         self._dataset = dataset
-        self._inference = Inference(compile_model(spec, FULL, BATCH, "infer").content)
+        self._compile(FULL)
+
+    def _compile(self, part: Subnetwork) -> None:
+        self._inference = Inference(compile_model(self._spec, part, BATCH, "infer").content)
         normed = bool(self._inference.statistics)
-        self._probe = TrainStep(compile_model(spec, FULL, BATCH, "train").content) if normed else None
+        self._probe = TrainStep(compile_model(self._spec, part, BATCH, "train").content) if normed else None
 
     def measure(self, weights: Weights) -> tuple[float, float]:
-        """Accuracy and mean cross-entropy of full-size weights; ``WORST`` where it is not finite."""
+        """Accuracy and mean cross-entropy of the whole model's weights; ``WORST`` where it is not finite."""
         return self._measured(weights, self._dataset)
 
     @property
@@ -152,6 +155,9 @@ class Evaluation:
         return accuracy, loss if math.isfinite(loss) else WORST
 
     def _measure(self, weights: Weights, dataset: Dataset) -> tuple[float, float]:
+        shapes = {name: value.shape for name, value in weights.items()}
+        if shapes != self._inference.shapes:
+            self._compile(counted(layout(self._spec), shapes))
         probe = self._probe
         self._inference.load(weights, batch_statistics(self._spec, probe, weights, dataset.x) if probe else {})
         correct, loss = 0, 0.0

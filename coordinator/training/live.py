@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from coordinator.compiler.compile import compile_model
 from coordinator.compiler.cost import flops
 from coordinator.compiler.optimiser import Training
+from coordinator.compiler.rewrite import narrower
 from coordinator.compiler.shapes import layout
 from coordinator.compiler.spec import ModelSpec
 from coordinator.compiler.targets import reads, target_of
@@ -27,6 +28,7 @@ from coordinator.training import initial, journal, recipe
 from coordinator.training.engine import Engine, Setting
 from coordinator.training.evaluation import Evaluation
 from coordinator.training.inputs import Offered, Refreshed
+from coordinator.training.work import FRESH
 from protocol import tensors
 from protocol.errors import ProtocolError
 from protocol.messages import Plan
@@ -90,7 +92,7 @@ class LiveRun:
             # Another compiler than the one before may have made other bytes: devices fetch what their row names.
             mine = models.Assignment.id == offer.assignment
             session.execute(update(models.Assignment).where(mine).values(artifact_sha256=artifact))
-        return Delivery(artifact, self._size(artifact), weights, self._size(weights))
+        return Delivery(artifact, self._blobs.size(artifact), weights, self._blobs.size(weights))
 
     def lacks(self, assignment: str) -> bool:
         """Whether this is an open assignment whose first weights are gone from the disk."""
@@ -118,8 +120,14 @@ class LiveRun:
             self._blobs.remove(sha256)
 
     def _use(self, assignment: str, weights: str) -> None:
-        self._weights_of[assignment].append(weights)
+        """The assignment needs these weights beside its first ones, and beside other fresh models still on the way."""
+        mine = self._weights_of[assignment]
+        mine.append(weights)
         self._users[weights] += 1
+        if len(mine) > 1 + FRESH:
+            old = mine.pop(1)
+            self._users[old] -= 1
+            self._unused.add(old)
 
     def _artifact(self, plan: Plan, target: str) -> tuple[str, int]:
         wanted = training(plan)
@@ -161,12 +169,6 @@ class LiveRun:
             "version": str(self.engine.core.version),
             "shape_epoch": str(self.engine.core.shape_epoch),
         }
-
-    def _size(self, sha256: str) -> int:
-        try:
-            return self._blobs.path(sha256).stat().st_size
-        except OSError as error:
-            raise ShoalError("not-found", f"There is no blob {sha256}") from error
 
     # -- survival ------------------------------------------------------------------------------------------------
 
@@ -263,8 +265,9 @@ def weights_of(
 ) -> tuple[ModelSpec, Weights, int]:
     """Model, weights and number of a version of a run, worked out beside whoever trains it; nothing is written.
 
-    Without ``version`` it is the newest; others can be had while a snapshot of them is kept. ``read`` gives the body of
-    an update by segment, offset and size. ShoalError not-found if there is no such run or version.
+    Without ``version`` it is the newest; others can be had while a snapshot of them is kept. A model that was cut down
+    is one of its own. ``read`` gives the body of an update by segment, offset and size. ShoalError not-found if there
+    is no such run or version.
     """
     row = session.get(models.Run, run)
     if row is None:
@@ -276,6 +279,8 @@ def weights_of(
     else:
         live.engine.restore(blobs.get(_snapshot_of(session, row, version)))
     core = live.engine.core
+    if core.shape_epoch:
+        spec = narrower(spec, nested(core.layout, 1.0))
     return spec, core.weights, core.version
 
 

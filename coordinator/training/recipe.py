@@ -145,6 +145,20 @@ def _check_rounds(recipe: Recipe) -> None:
     if isinstance(rounds, Cohort) and isinstance(aggregator, FedAvg) and rounds.room < aggregator.goal:
         sentence = f"cohort lets {rounds.room} devices into a round, fedavg waits for {aggregator.goal}"
         raise ShoalError("bad-recipe", sentence)
+    _check_going_on(recipe)
+
+
+def _check_going_on(recipe: Recipe) -> None:
+    """Devices that train on while their updates travel heed no barrier, and would fill rounds several times over."""
+    going = next((policy.kind for policy in recipe.policies if "commits" in policy.writes), None)
+    if going is None and recipe.plan.commits > 1:
+        going = f"commits = {recipe.plan.commits}"
+    barriers = [policy.kind for policy in recipe.policies if policy.waiting != "none"]
+    if recipe.aggregator.synchronous:
+        barriers.append(recipe.aggregator.kind)
+    if going is not None and barriers:
+        sentence = f"{going} lets devices train on without waiting, but {barriers[0]} lets them wait: keep one of them"
+        raise ShoalError("bad-recipe", sentence)
 
 
 def _member(registry: Mapping[str, type], table: Mapping[str, Any], where: str) -> Any:

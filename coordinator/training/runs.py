@@ -316,8 +316,10 @@ def prepare(
     cookbook = recipe.load(recipe_text)
     if target is not None and not 0 < target <= 1:
         raise ShoalError("bad-request", f"target is {target}, expected an accuracy above 0 and up to 1")
-    if target is not None and not dataset:
-        raise ShoalError("bad-request", "a target needs the coordinator's own test set: name a dataset")
+    rules = cookbook.stop
+    if (target is not None or rules.target or rules.patience) and not dataset and not cookbook.plan.evaluate:
+        reason = "name a dataset, or let the devices measure (evaluate = true under [plan])"
+        raise ShoalError("bad-request", f"Nobody would know when the target is reached: {reason}")
     if not 0 <= seed < 1 << 31:
         raise ShoalError("bad-request", f"seed is {seed}, expected a whole number from 0 to 2147483647")
     began = initial.read_file(Path(weights), spec) if weights else None

@@ -1,7 +1,7 @@
 """Values as bytes and back: attrs classes made of numbers, strings, tuples, dicts and arrays, bit for bit.
 
-Arrays go into a tensors file, everything else into JSON beside them. The types come from the classes, never from the
-bytes, so that nothing but the expected classes can come back.
+Arrays go into a tensors file, everything else as JSON into one more array, for it may be large. The types come from the
+classes, never from the bytes, so that nothing but the expected classes can come back.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from protocol import tensors
 from protocol.errors import ProtocolError
 
 T = TypeVar("T")
+REST = "value"
 
 
 def freeze(value: Any) -> bytes:
@@ -32,16 +33,17 @@ def freeze(value: Any) -> bytes:
 
     converter = _converter()
     converter.register_unstructure_hook_func(_is_array, hoist)
-    return tensors.encode(arrays, {"value": json.dumps(converter.unstructure(value, type(value)))})
+    rest = json.dumps(converter.unstructure(value, type(value))).encode()
+    return tensors.encode({**arrays, REST: np.frombuffer(rest, np.uint8)})
 
 
 def thaw(kind: type[T], data: bytes) -> T:
     """The value of class ``kind`` that :func:`freeze` made these bytes of; arrays are writable copies."""
-    arrays, metadata = tensors.decode(data)
+    arrays, _ = tensors.decode(data)
     converter = _converter()
     converter.register_structure_hook_func(_is_array, lambda name, _: arrays[name].copy())
     try:
-        return converter.structure(json.loads(metadata["value"]), kind)
+        return converter.structure(json.loads(arrays[REST].tobytes()), kind)
     except (KeyError, ValueError, TypeError, AttributeError, ForbiddenExtraKeysError) as error:
         raise ProtocolError(f"these bytes do not hold a {kind.__name__}: {str(error)[:200]}") from error
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from attrs import evolve, field, frozen
 
 from coordinator.strategies.base import Contribution, DeviceView, Reported
+from coordinator.training.inputs import Offered
 from protocol.messages import Merge, Plan, Update
 from protocol.subnetwork import Region
 from protocol.weights import Weights, add
@@ -123,3 +125,8 @@ def reported(work: Work, update: Update, region: Region) -> Reported:
         seconds_link=timings.download + (timings.upload or 0.0),
         bytes_link=update.bytes_down + (update.size if timings.upload is not None else 0),
     )
+
+
+def offer_of(number: str, work: Work, check_in: str, explanation: dict[str, Any], *, again: bool) -> Offered:
+    """The work as its device is offered it."""
+    return Offered(number, work.device.id, check_in, work.version, work.plan, work.expires_at, explanation, again)

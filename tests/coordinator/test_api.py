@@ -19,7 +19,7 @@ from sqlalchemy import select
 from coordinator import api, auth
 from coordinator.fleet import tokens
 from coordinator.fleet.authority import establish, fingerprint
-from coordinator.store.models import Assignment, Device, EnrolmentToken, Event
+from coordinator.store.models import Assignment, Device, EnrolmentToken, Event, Refresh
 from coordinator.store.segments import Segments
 from coordinator.training.steward import Steward
 from protocol.messages import EnrolmentReply
@@ -172,6 +172,15 @@ class TestBlobs:
         assert got.data == content
         assert got.headers["ETag"] == f'"{hashlib.sha256(content).hexdigest()}"'
         assert got.headers["Accept-Ranges"] == "bytes"
+
+    def test_a_device_gets_the_fresh_models_it_was_sent_in_mid_training(self, client, url, services):
+        sha256 = services.blobs.put(b"fresh")
+        sent = {"merge": 1.0, "keep": 1.0, "weights_sha256": sha256, "bytes_down": 5, "at": START}
+        with services.database.write() as session:
+            session.add(Refresh(assignment_id="a-1", version=3, **sent))
+        fresh = f"/api/v1/device/blobs/{sha256}"
+        assert client.get(fresh, headers=basic("pico")).data == b"fresh"
+        problem(client.get(fresh, headers=basic("tre")), "not-allowed", 403)
 
     def test_the_home_may_be_a_relative_path(self, client, url, content, services, home, monkeypatch):
         monkeypatch.chdir(home)
@@ -352,7 +361,7 @@ class TestRuns:
 
     def test_missing_fields_are_named(self, client, bearer):
         refused = client.post("/api/v1/runs", json={"model": "mlp"}, headers=bearer["olga"])
-        assert problem(refused, "bad-request", 400) == "Missing field recipe, dataset"
+        assert problem(refused, "bad-request", 400) == "Missing field recipe"
 
     def test_the_curve_of_a_run_that_was_not_evaluated_is_empty(self, client, worked, bearer):
         assert client.get("/api/v1/runs/run-1/metrics", headers=bearer["vic"]).json == []

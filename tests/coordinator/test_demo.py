@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 
 from coordinator.cli import main
+from coordinator.compiler.spec import ModelSpec
 from coordinator.compiler.zoo import ZOO
 from coordinator.demo import data, fleet, report
 from coordinator.errors import ShoalError
+from coordinator.training.evaluation import read_dataset
 
 
 def saved(x: object, y: object) -> bytes:
@@ -49,6 +51,21 @@ def test_more_classes_than_samples_are_refused(tmp_path: Path, label: int) -> No
     path.write_bytes(saved(np.zeros((200, 4), np.float32), [label] * 200))
     with pytest.raises(ShoalError, match=f"the label {label}: .* at most 200"):
         data.from_file(path)
+
+
+def test_test_control_and_training_samples_are_disjoint_and_the_coordinator_reads_the_first_two(tmp_path: Path) -> None:
+    samples = data.Samples(np.arange(200, dtype=np.float32)[:, None], np.arange(200, dtype=np.int32) % 5, 5)
+    parts = data.split(samples, np.random.default_rng(3))
+    assert [len(part.y) for part in parts] == [30, 30, 140]
+    assert np.array_equal(np.sort(np.concatenate([part.x[:, 0] for part in parts])), np.arange(200))
+    test, control, _ = parts
+    test.save(tmp_path / "test.npz", control)
+    spec = ModelSpec.from_json('{"name": "x", "input": [1], "classes": 5, "layers": [{"dense": {"units": 5}}]}')
+    read = read_dataset(tmp_path / "test.npz", spec)
+    assert read.control is not None
+    assert np.array_equal(read.x, test.x)
+    assert np.array_equal(read.control.x, control.x)
+    assert np.array_equal(read.control.y, control.y)
 
 
 def test_good_samples_are_read_and_dealt_without_loss(tmp_path: Path) -> None:

@@ -42,7 +42,8 @@ def test_the_fleet_reaches_the_target_and_its_summary_says_how(tmp_path: Path) -
     told = json.loads(summary.read_text())
     assert told.keys() == SHAPE
     assert told["reached"] is True
-    assert told["target"] == 0.93 <= told["accuracy"] <= 1
+    assert told["target"] == 0.93
+    assert 0.88 <= told["accuracy"] <= 1  # on the test set, which only reports: the control set has decided
     assert 0 < told["first_accuracy_seconds"] <= told["seconds"] < 180
     assert told["versions"] > 0
     assert told["updates"]["applied"] > 0

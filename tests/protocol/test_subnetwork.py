@@ -19,6 +19,7 @@ from protocol.subnetwork import (
     Axis,
     Region,
     Subnetwork,
+    counted,
     groups,
     layout_from_json,
     layout_to_json,
@@ -225,6 +226,24 @@ def test_adding_happens_in_place_whatever_the_memory_order(subnetwork):
     region.add(total, part, 2.0)
     region.fill(total, 1.0)
     assert equal(total, {name: np.where(mask, np.float32(3), 0) for name, mask in region.coverage().items()})
+
+
+@QUICK
+@given(layout=layouts(), data=st.data())
+def test_counts_are_told_from_the_shapes_that_they_make(layout, data):
+    layout |= {f"makes {name}": (Axis(full, name),) for name, full in groups(layout).items()}
+    counts = {name: data.draw(st.integers(1, full)) for name, full in groups(layout).items() if name != CLASSES}
+    shapes = Region(layout, Subnetwork(counts)).shapes
+    assert Region(layout, counted(layout, shapes)).shapes == shapes
+
+
+@pytest.mark.parametrize(
+    "shapes", [{"a": (2,), "b": (3,)}, {"a": (2,)}, {"a": (5,), "b": (5,)}, {"a": (2, 1), "b": (2,)}]
+)
+def test_shapes_that_no_subnetwork_makes_are_refused(shapes):
+    layout = {"a": (Axis(4, "g"),), "b": (Axis(4, "g"),)}
+    with pytest.raises(ProtocolError, match="no subnetwork of the model has tensors of these shapes"):
+        counted(layout, shapes)
 
 
 def test_a_group_that_is_not_named_is_kept_whole():

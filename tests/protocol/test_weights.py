@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import math
 
 import numpy as np
 import pytest
 
 from protocol import weights
-from protocol.weights import add, digest, dot, finite, norm, scale, zeros_like
+from protocol.weights import add, digest, dot, extent, finite, norm, scale, zeros_like
 
 A = {"w": np.array([[1, 2], [3, 4]], np.float32), "b": np.array([0.5], np.float32)}
 B = {"w": np.array([[4, 3], [2, 1]], np.float32), "b": np.array([-1], np.float32)}
@@ -85,3 +86,19 @@ def test_the_digest_tells_shapes_names_and_values_apart():
         {},
     ]
     assert len({digest(value) for value in different}) == len(different)
+
+
+def test_the_extent_is_peak_and_norm():
+    weights = {"a": np.array([[3, -4]], np.float32), "b": np.zeros(0, np.float32)}
+    assert extent(weights, 2.0) == (4.0, 5.0)  # exact above the limit
+    peak, length = extent(weights, 100.0)
+    assert length == 5.0
+    assert 4.0 <= peak <= 5.0  # a bound, where nothing is too large
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_the_extent_of_what_is_not_finite_is_not_finite(bad):
+    large = np.ones(300_000, np.float32)
+    large[200_000] = bad
+    for spoiled in ({"a": large}, {"a": np.array([bad], np.float32), "b": np.ones(3, np.float32)}):
+        assert not math.isfinite(extent(spoiled, 1e6)[0])

@@ -153,6 +153,16 @@ def test_the_journal_keeps_so_many_lines_at_most(database, retention):
         assert session.execute(select(func.min(Event.seq), func.max(Event.seq))).one() == (newest - 29, newest)
 
 
+def test_events_of_simulated_runs_stay_however_long_ago_they_played(database, retention):
+    with database.write() as session:
+        session.execute(Run.__table__.update().where(Run.id == "har-1").values(simulated=True))
+        rows = [{"at": T0, "kind": "x", "text": "", "run_id": run} for run in ("digits-1", "har-1", "har-1", None)]
+        session.execute(insert(Event), rows)
+    tend(retention, database, T0 + 366 * DAY)
+    with database.read() as session:
+        assert session.scalars(select(Event.run_id).order_by(Event.seq)).all() == ["har-1", "har-1", None]
+
+
 class TestInputs:
     """Ten bodies of 10 bytes, each in a segment of its own, as inputs 1 to 10 of two runs in turn."""
 

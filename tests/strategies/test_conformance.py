@@ -3,31 +3,40 @@
 from __future__ import annotations
 
 import json
+from typing import Any, get_args
 
 import numpy as np
 import pytest
-from attrs import asdict, fields, fields_dict
+from attrs import asdict, define, evolve, fields, fields_dict
 from hypothesis import given
 from hypothesis import strategies as st
 
 from coordinator.strategies import AGGREGATORS, POLICIES, TRANSFORMS
 from coordinator.strategies.base import (
+    AMENDABLE,
+    Amend,
+    Computed,
     Contribution,
     Contributor,
     Discarded,
+    Evaluated,
     Expired,
+    FreshAsked,
     Left,
+    MemberEffect,
     Model,
     Propose,
+    Quiet,
     Refused,
     Retry,
+    SendFresh,
     Step,
     Tick,
     WakeAt,
 )
 from coordinator.training.state import freeze, thaw
-from protocol.messages import Plan
-from protocol.subnetwork import WIDTHS, Region, Subnetwork, groups, nested
+from protocol.messages import Merge, Plan
+from protocol.subnetwork import WIDTHS, Axis, Region, Subnetwork, groups, nested, shrunk
 from protocol.weights import Weights, copy, finite
 from tests.protocol.samples import QUICK, layouts
 
@@ -35,6 +44,9 @@ from .scene import COSTS, LAYOUT, PLAN, context, contribution, device, model, re
 
 AVERAGING = {"fedavg", "fedbuff"}
 """Rules whose step is a mean of updates; the others mix weights."""
+
+UNDAMPED = {"adsp_sum"}
+"""Rules by which an update counts in full however stale it is."""
 
 aggregators = pytest.mark.parametrize("aggregator", [cls() for cls in AGGREGATORS.values()], ids=list(AGGREGATORS))
 policies = pytest.mark.parametrize("policy", [cls() for cls in POLICIES.values()], ids=list(POLICIES))
@@ -133,7 +145,7 @@ def test_the_largest_and_smallest_admitted_updates_stay_finite(aggregator, size,
     assert all(0 <= c.weight <= 1 for c in step.contributors)
 
 
-@pytest.mark.parametrize("kind", [kind for kind, cls in AGGREGATORS.items() if not cls.synchronous])
+@pytest.mark.parametrize("kind", sorted({k for k, cls in AGGREGATORS.items() if not cls.synchronous} - UNDAMPED))
 def test_weight_falls_with_staleness(kind):
     """Where there is any: within a round nothing is stale."""
     aggregator, now = AGGREGATORS[kind](), model(0, 0, 0, 0)
@@ -289,6 +301,12 @@ EVENTS = (
     Refused(device(), 3),
     Tick(),
     Discarded(),
+    Quiet(),
+    FreshAsked(device(), PLAN, 5, 0),
+    FreshAsked(device(), PLAN, 5, 7),
+    evolve(report(), merges=(Merge(step=5, version=7, merge=0.2, keep=0.0, loss_before=1e30, loss_after=-1e30),)),
+    Evaluated(0, 0.5, 1.0),
+    Computed("nobody", "nothing", {"failed": 1.0}),
     report(),
     report(seconds=0.0, peak=0.0),
     Tick(),
@@ -301,13 +319,103 @@ EVENTS = (
 
 @members
 def test_events_never_hurt(member):
-    """Nor do they make a step of nothing, or ask to be woken in the past."""
+    """Nor do they make a step of nothing, ask to be woken in the past, or want what does not exist."""
     now, state = Model(vector(0, 0, 0, 0), LAYOUT, COSTS), member.init(model(0, 0, 0, 0))
     for event in EVENTS:
-        state, effects = member.on(state, event, context())
-        assert not [effect for effect in effects if isinstance(effect, Propose)]
-        assert all(isinstance(effect, WakeAt) and effect.at > context().now for effect in effects)
+        state, effects = member.on(state, event, context(version=7))
+        for effect in effects:
+            assert isinstance(effect, get_args(MemberEffect))
+            assert not isinstance(effect, Propose)
+            assert not isinstance(effect, WakeAt) or effect.at > context().now
+            assert not isinstance(effect, Amend) or effect.changes.keys() <= AMENDABLE
+            assert not isinstance(effect, SendFresh) or (0 <= effect.merge <= 1 and 0 <= effect.keep <= 1)
     assert freeze(state) == freeze(thaw(type(member.init(now)), freeze(state)))
+
+
+# -- shape and size ----------------------------------------------------------------------------------------------
+
+WIDE = {"w": (Axis(48, "hidden"),)}
+CUT = Region(WIDE, Subnetwork({"hidden": (0, 3, 4, 7, 9, 12, 13, 14, 20, 21, 30)}))
+
+
+def zeros(layout) -> Model:
+    return Model({"w": np.zeros(layout["w"][0].size, np.float32)}, layout, COSTS)
+
+
+def lived(member, state, layout, names, count, version=0):
+    """The member's state after so many trainings of every device, each with a merge of a fresh model."""
+    now, rng = zeros(layout), np.random.default_rng(9)
+    for turn in range(version, version + count):
+        ctx = context(turn, now=1000.0 + turn, version=turn + 1)
+        for name in names:
+            view, plan = device(name), PLAN
+            if member.kind in POLICIES:
+                state, plan, _ = member.shape(state, PLAN, view, now, ctx)
+            if isinstance(plan, Retry):
+                continue
+            state, effects = member.on(state, FreshAsked(view, plan, 5, turn), ctx)
+            sent = [effect.merge for effect in effects if isinstance(effect, SendFresh)]
+            losses = {"loss_before": 1.0, "loss_after": float(rng.uniform(0.5, 1.5))}
+            merges = tuple(Merge(step=5, version=turn + 1, merge=m, keep=0.0, **losses) for m in sent)
+            event = report(view, width=plan.width, peak=float(rng.uniform(1, 2)), link=0.5, sent=99)
+            state, _ = member.on(state, evolve(event, merges=merges), ctx)
+            part = Region(layout)
+            drawn = {name: rng.normal(size=shape).astype(np.float32) for name, shape in part.shapes.items()}
+            if member.kind in AGGREGATORS:
+                given = Contribution(view, f"{name}.{turn}/1", drawn, part, now.weights, turn, 0, 40, 10, 1.0, plan)
+                state, _ = member.absorb(state, now, given, ctx)
+            if member.kind in TRANSFORMS:
+                step = Step(drawn, {"w": np.ones_like(drawn["w"])}, ())
+                state, _ = member.apply(state, step, now, ctx)
+    return state
+
+
+@members
+def test_before_anything_happened_a_reshaped_state_is_that_of_the_smaller_model(member):
+    small = shrunk(WIDE, CUT.subnetwork)
+    assert freeze_state(member.reshape(member.init(zeros(WIDE)), CUT)) == freeze_state(member.init(zeros(small)))
+
+
+@members
+def test_a_member_goes_on_when_the_model_is_cut_down(member):
+    small = shrunk(WIDE, CUT.subnetwork)
+    state = member.reshape(lived(member, member.init(zeros(WIDE)), WIDE, ("a", "b"), 7), CUT)
+    assert (48,) not in shapes_in(state)
+    after = lived(member, state, small, ("a", "c"), 7, version=7)
+    assert (48,) not in shapes_in(after)
+    assert freeze_state(thaw(type(member.init(zeros(small))), freeze(after))) == freeze_state(after)
+
+
+@members
+def test_of_one_device_no_more_is_kept_than_32_kib(member):
+    """However often it reports."""
+    sizes = [
+        len(freeze_state(lived(member, member.init(zeros(WIDE)), WIDE, names, 200)))
+        for names in (("a",), ("a", "b"))
+    ]
+    assert sizes[1] - sizes[0] <= 32 * 1024
+
+
+def freeze_state(state) -> bytes:
+    return freeze(Kept(state))
+
+
+@define
+class Kept:
+    """A state of any kind, None too."""
+
+    state: Any
+
+
+def shapes_in(value) -> set[tuple[int, ...]]:
+    """Shapes of all arrays in a state."""
+    if isinstance(value, np.ndarray):
+        return {value.shape}
+    if hasattr(type(value), "__attrs_attrs__"):
+        value = {a.name: getattr(value, a.name) for a in fields(type(value))}
+    if isinstance(value, dict):
+        value = tuple(value.values())
+    return set().union(*map(shapes_in, value)) if isinstance(value, tuple | list) else set()
 
 
 def freeze_all(value):

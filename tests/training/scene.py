@@ -54,6 +54,8 @@ FEDAVG = (
 BSP = FEDAVG.replace('"cohort"\ngoal = 2\nover_selection = 0.5', '"ssp"\nbound = 0\npatience = 100')
 FEDASYNC = FEDBUFF.replace('"fedbuff"\ngoal = 2', '"fedasync"')
 SSP = FEDASYNC + '[[policy]]\nkind = "ssp"\nbound = 1\npatience = 50\n[[policy]]\nkind = "fixed"\nwidth = 0.5\n'
+FRESH = FEDASMU + '[[policy]]\nkind = "fresh_model"\n[[policy]]\nkind = "fedrolex"\nwidth = 0.5\n'
+DRAWN = FEDBUFF + '[[policy]]\nkind = "heterofl_dynamic"\n'
 MIXED = FEDASMU + '[[policy]]\nkind = "heterofl"\nwidths = { a = 0.25, b = 0.5 }\n'
 
 

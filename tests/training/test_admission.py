@@ -10,7 +10,7 @@ from coordinator.training.admission import MAX_ELEMENT, Refusal, difference_of
 from coordinator.training.work import Work
 from protocol import coding, tensors
 from protocol.subnetwork import Region, nested
-from protocol.weights import zeros_like
+from protocol.weights import norm, zeros_like
 
 from .scene import HALF, INT8, LAYOUT, engine, offer, trained
 
@@ -18,7 +18,9 @@ from .scene import HALF, INT8, LAYOUT, engine, offer, trained
 def admitted(offered, given):
     region = Region(LAYOUT, nested(LAYOUT, offered.plan.width))
     work = Work(device=None, version=offered.version, plan=offered.plan, expires_at=0, features=(), most_steps=5)
-    return difference_of(given.update, given.body, work, region, 0)
+    difference, length = difference_of(given.update, given.body, work, region, 0)
+    assert length == pytest.approx(norm(difference), rel=1e-5)
+    return difference
 
 
 def test_a_sound_difference_comes_through_bit_for_bit():

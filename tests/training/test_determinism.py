@@ -12,29 +12,46 @@ from hypothesis import strategies as st
 
 from coordinator.training.engine import Engine
 from coordinator.training.inputs import (
+    Asked,
     Closed,
     Departed,
     Evaluated,
     Offered,
     Operated,
+    Refreshed,
     Rejected,
     Settled,
     Ticked,
     Versioned,
 )
+from protocol.messages import FEATURES, Ask, Lineage, Merge
 from protocol.weights import digest
 
-from .scene import BSP, FEDASMU, FEDAVG, FEDBUFF, MIXED, NOW, SSP, WHALE, check_in, engine, trained
+from .scene import (
+    BSP,
+    DRAWN,
+    FEDASMU,
+    FEDAVG,
+    FEDBUFF,
+    FRESH,
+    MIXED,
+    NOW,
+    SSP,
+    WHALE,
+    check_in,
+    engine,
+    trained,
+)
 
 RECIPES = {
     "fedbuff": FEDBUFF, "fedasmu": FEDASMU, "mixed": MIXED, "whale": WHALE,
-    "fedavg": FEDAVG, "bsp": BSP, "ssp": SSP,
+    "fedavg": FEDAVG, "bsp": BSP, "ssp": SSP, "fresh": FRESH, "drawn": DRAWN,
 }
 recipes = pytest.mark.parametrize("recipe", list(RECIPES.values()), ids=list(RECIPES))
 QUICK = settings(max_examples=30, deadline=None, derandomize=True)
 
 ACTS = (
-    *("check-in", "check-in", "check-in", "deliver", "deliver", "deliver"),
+    *("check-in", "check-in", "check-in", "deliver", "deliver", "deliver", "ask"),
     *("forge", "reject", "wait", "depart", "operate", "evaluate"),
 )
 acts = st.lists(st.tuples(st.sampled_from(ACTS), st.integers(0, 3), st.integers(0, 1 << 16)), min_size=5, max_size=40)
@@ -44,6 +61,7 @@ def live(recipe, acts):
     """Play the acts against an engine: the inputs that came of them, with their times, and the effects of each."""
     one, now, inputs, effects = engine(recipe), NOW, [], []
     held: dict[str, Offered] = {}
+    sent: dict[str, Refreshed] = {}
     for number, (act, who, seed) in enumerate(acts):
         device, offered = f"d{who}", held.get(f"d{who}")
         now += 1
@@ -52,9 +70,13 @@ def live(recipe, acts):
                 keeps = offered.assignment if offered and seed % 3 == 0 else None
                 unsent = (offered.assignment,) if offered and seed % 3 == 1 else ()
                 group = ("a", "b", "c", "")[who]
-                given = check_in(device, held=keeps, unsent=unsent, group=group, samples=who + 1, number=number)
+                said = {"features": FEATURES, "held": keeps, "unsent": unsent, "samples": who + 1}
+                given = check_in(device, group=group, number=number, **said)
             case "deliver" if offered:
-                given = trained(offered, np.random.default_rng(seed))
+                given = trained(offered, np.random.default_rng(seed), lineage=lineage(offered, sent.pop(device, None)))
+            case "ask" if offered:
+                ask = Ask(assignment=offered.assignment, commit=1, step=seed % 5, version=offered.version)
+                given = Asked(device, ask)
             case "forge" if offered:
                 given = trained(offered, device=device if seed % 2 else "eve", steps=seed % 9)
             case "reject" if offered:
@@ -71,7 +93,17 @@ def live(recipe, acts):
         inputs.append((given, now))
         effects.append(one.handle(given, now))
         held |= {e.device: e for e in effects[-1] if isinstance(e, Offered)}
+        sent |= {e.device: e for e in effects[-1] if isinstance(e, Refreshed)}
     return one, inputs, effects
+
+
+def lineage(offered: Offered, fresh: Refreshed | None) -> Lineage:
+    """With the merge of a fresh model, if one was sent for this assignment."""
+    merges = ()
+    if fresh is not None and fresh.assignment == offered.assignment:
+        how = {"merge": fresh.merge, "keep": fresh.keep, "loss_before": 0.75, "loss_after": 0.5}
+        merges = (Merge(step=3, version=fresh.version, **how),)
+    return Lineage(version=offered.version, shape_epoch=0, merges=merges)
 
 
 def replayed(one: Engine, inputs):
@@ -142,5 +174,5 @@ def test_effects_of_all_inputs_are_sound(recipe, acts):
                 ended.add(effect.update.assignment)
     assert not ended & one.core.open.keys()
     assert one.core.version == version
-    assert set(one.core.bases) <= {work.version for work in one.core.open.values()}
+    assert set(one.core.bases) <= {version for work in one.core.open.values() for version in work.versions}
     assert all(np.isfinite(value).all() for value in one.core.weights.values())

@@ -25,6 +25,7 @@ from coordinator.training.evaluation import (
     read_dataset,
 )
 from device_agent.runtime import TrainStep
+from protocol.errors import ProtocolError
 
 SPEC = ModelSpec.from_json('{"name": "linear", "input": [2], "classes": 2, "layers": [{"dense": {"units": 2}}]}')
 IDENTITY = {"dense1.weight": np.eye(2, dtype=np.float32), "dense1.bias": np.zeros(2, np.float32)}
@@ -83,6 +84,23 @@ def test_batches_are_joined_by_the_law_of_total_variance():
     (variance,) = (value for name, value in found.items() if name.endswith(".variance"))
     np.testing.assert_allclose(mean, x.mean(0), rtol=1e-6)
     np.testing.assert_allclose(variance, x.var(0), rtol=1e-6)
+
+
+def test_a_model_that_was_cut_down_is_measured_as_it_is():
+    """Of two hidden channels the second is cut away; the first says x, and the logits are (x, 0)."""
+    text = '{"name": "two", "input": [1], "classes": 2, "layers": [{"dense": {"units": 2}}, {"dense": {"units": 2}}]}'
+    evaluation = Evaluation(ModelSpec.from_json(text), dataset([[math.log(3)]], [0]))
+    none = np.zeros(2, np.float32)
+    whole = {"dense1.weight": [[1, 1]], "dense1.bias": none, "dense2.weight": [[1, 0], [0, 1]], "dense2.bias": none}
+    cut = {"dense1.weight": [[1]], "dense1.bias": none[:1], "dense2.weight": [[1, 0]], "dense2.bias": none}
+    for weights, chance in ((whole, 0.5), (cut, 0.75), (whole, 0.5)):
+        weights = {name: np.array(value, np.float32) for name, value in weights.items()}
+        assert evaluation.measure(weights)[1] == pytest.approx(-math.log(chance))
+
+
+def test_weights_of_no_part_of_the_model_are_not_measured():
+    with pytest.raises(ProtocolError, match="no subnetwork of the model has tensors of these shapes"):
+        Evaluation(SPEC, dataset([[1, 2]], [0])).measure({"dense1.weight": np.eye(3, dtype=np.float32)})
 
 
 # -- reading -----------------------------------------------------------------------------------------------------

@@ -8,7 +8,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coordinator.errors import ShoalError
-from coordinator.strategies import Clip, Cohort, FedASMU, FedAsync, FedAvg, FedBuff, Fixed, HeteroFL, Ssp, WhaleFL
+from coordinator.strategies import (
+    POLICIES,
+    AdaComm,
+    Adsp,
+    AdspSum,
+    Clip,
+    Cohort,
+    FedASMU,
+    FedAsync,
+    FedAvg,
+    FedBuff,
+    FedRolex,
+    Fixed,
+    FreshModel,
+    HeteroFL,
+    HeteroFLDynamic,
+    Ssp,
+    WhaleFL,
+)
 from coordinator.training.recipe import BasePlan, Recipe, load, parse, presets
 from protocol.messages import Plan
 from protocol.subnetwork import WIDTHS
@@ -28,13 +46,24 @@ def test_the_presets():
     parsed = {name: load(name) for name in presets()}
     members = {name: [type(m) for m in (r.aggregator, *r.policies, *r.transforms)] for name, r in parsed.items()}
     assert members == {
-        "fedasmu": [FedASMU, HeteroFL],
+        "fedasmu": [FedASMU, HeteroFL, FreshModel],
+        "adacomm": [FedAvg, Ssp, AdaComm, Fixed],
+        "adacomm-fixed": [FedAvg, Ssp, AdaComm, Fixed],
+        "adsp": [AdspSum, Adsp, Fixed],
+        "bsp": [FedAvg, Ssp, Fixed],
         "fedasync": [FedAsync, Fixed],
         "fedavg": [FedAvg, Cohort, Fixed],
         "fedbuff": [FedBuff, Fixed],
         "fedbuff-heterofl": [FedBuff, HeteroFL],
+        "fedprox": [FedAvg, Cohort, Fixed],
+        "fedrolex": [FedAvg, Cohort, FedRolex],
+        "heterofl": [FedAvg, Cohort, HeteroFL],
+        "heterofl-dynamic": [FedAvg, Cohort, HeteroFLDynamic],
+        "ssp": [AdspSum, Ssp, Fixed],
+        "whale-asmu-adsp": [FedASMU, WhaleFL, Adsp],
         "whale-fl": [FedBuff, WhaleFL],
     }
+    assert parsed["fedprox"].plan.proximal > 0
 
 
 def test_the_least_there_is_to_say():
@@ -99,7 +128,7 @@ def test_names_of_every_script_survive(name):
 WRONG = {
     "no TOML": (
         "kind = ",
-        "The recipe is neither one of fedasmu, fedasync, fedavg, fedbuff-heterofl, fedbuff, whale-fl nor TOML: ",
+        f"The recipe is neither one of {', '.join(presets())} nor TOML: ",
     ),
     "nesting without end": ("x = " + "[" * 5000, "The recipe is neither one of "),
     "a key twice": (BUFFER + 'kind = "fedasmu"\n', "The recipe is neither one of "),
@@ -107,7 +136,7 @@ WRONG = {
     "no aggregator": ('[[policy]]\nkind = "fixed"\n', "[aggregator]: kind is None, expected one of fedavg, fedasync, "),
     "an aggregator as policy": (
         BUFFER + '[[policy]]\nkind = "fedbuff"\n',
-        "[[policy]]: kind is 'fedbuff', expected one of fixed, heterofl, whale_fl, cohort, ssp",
+        f"[[policy]]: kind is 'fedbuff', expected one of {', '.join(POLICIES)}",
     ),
     "an unknown transform": (
         BUFFER + '[[transform]]\nkind = "adam"\n', "[[transform]]: kind is 'adam', expected one of clip",
@@ -179,8 +208,19 @@ WRONG = {
         '[aggregator]\nkind = "fedavg"\n[[policy]]\nkind = "cohort"\n[[policy]]\nkind = "ssp"\n',
         "ssp makes devices wait: it must be the first policy, and the only one that does",
     ),
-    "a width in text": (
-        BUFFER + '[[policy]]\nkind = "heterofl"\nwidths = { pi3 = "0.5" }\n',
+    "commits in a lockstep": (
+        '[plan]\ncommits = 2\n[aggregator]\nkind = "fedavg"\n[[policy]]\nkind = "ssp"\nbound = 0\n',
+        "commits = 2 lets devices train on without waiting, but ssp lets them wait: keep one of them",
+    ),
+    "one that never waits behind one that does": (
+        '[aggregator]\nkind = "adsp_sum"\n[[policy]]\nkind = "ssp"\n[[policy]]\nkind = "adsp"\n',
+        "adsp lets devices train on without waiting, but ssp lets them wait: keep one of them",
+    ),
+    "a first rate above the top": (
+        '[aggregator]\nkind = "adsp_sum"\n[[policy]]\nkind = "adsp"\nrate = 3\ntop = 2\n',
+        "[[policy]] adsp: rate is 3, more than top, 2",
+    ),
+    "a width in text": (        BUFFER + '[[policy]]\nkind = "heterofl"\nwidths = { pi3 = "0.5" }\n',
         "[[policy]] heterofl: widths is '0.5', expected float",
     ),
     "a width out of range": (
@@ -216,6 +256,6 @@ def test_a_mistake_is_named(wrong):
 
 @pytest.mark.parametrize("text", ["fedsgd", ""])
 def test_a_preset_that_does_not_exist(text):
-    with pytest.raises(ShoalError, match=f"There is no recipe '{text}', only fedasmu, fedasync, fedavg, ") as refused:
+    with pytest.raises(ShoalError, match=f"There is no recipe '{text}', only {', '.join(presets())}, ") as refused:
         load(text)
     assert refused.value.code == "bad-recipe"

@@ -76,7 +76,7 @@ def test_a_model_of_the_zoo_by_name():
         ({"model": "{"}, "bad-model", "JSON"),
         ({"recipe": "no-such-recipe"}, "bad-recipe", "There is no recipe 'no-such-recipe', only"),
         ({"dataset": "/no/such/file.npz"}, "bad-dataset", "is not an npz file"),
-        ({"target": 0.5}, "bad-request", "a target needs the coordinator's own test set: name a dataset"),
+        ({"target": 0.5}, "bad-request", "when the target is reached: name a dataset, or let the devices measure"),
         ({"target": 0.0, "dataset": "x"}, "bad-request", "target is 0.0, expected an accuracy above 0 and up to 1"),
         ({"target": 1.5, "dataset": "x"}, "bad-request", "target is 1.5, expected"),
         ({"model": TARGETS}, "bad-model", "learns targets: a run trains classifiers, by labels"),

@@ -63,6 +63,13 @@ def test_a_value_comes_back_bit_for_bit(tree):
     assert all(back.weights[n].shape == v.shape for n, v in tree.weights.items())
 
 
+def test_a_state_of_many_devices_is_no_larger_a_matter():
+    leaves = {f"pi-{number}": Leaf("x" * 100, (0.1,), {}) for number in range(20_000)}
+    frozen = freeze(Tree(leaves, {}, {}, np.zeros(1, np.float32)))
+    assert len(frozen) > 2 << 20
+    assert thaw(Tree, frozen).leaves == leaves
+
+
 def test_arrays_come_back_writable():
     back = thaw(Tree, freeze(Tree({}, arrays(1), {}, np.zeros(3, np.float32))))
     back.array += 1
@@ -85,7 +92,7 @@ class Other:
 
 
 def value(text):
-    return tensors.encode({}, {"value": text})
+    return tensors.encode({"value": np.frombuffer(text.encode(), np.uint8)})
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from coordinator.strategies import POLICIES
+from tests.strategies.scene import PLAN, context, device, model
 from web import wording
 from web.explanation import sentences
 
+MODEL = model(0, 0, 0, 0)
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
@@ -134,6 +137,41 @@ def test_sparklines_leave_out_what_is_unknown():
             "<b>0.01</b>, <b>12.5</b> s of training, <b>9</b> s wanted), hence width <b>1/2</b>.",
         ),
         (
+            {"whale_fl": {"width": 0.25, "utility": 1.25, "share": 0.5, "longest": 9.0}},
+            "WHALE-FL: utility <b>1.25</b> is <b>50 %</b> of the fleet's scale, hence width <b>1/4</b>, "
+            "the widest that takes no longer than <b>9</b> s.",
+        ),
+        (
+            {"heterofl_dynamic": {"width": 0.25, "probability": 0.2}},
+            "HeteroFL: width <b>1/4</b> was drawn, at a chance of <b>20 %</b>.",
+        ),
+        (
+            {"fedrolex": {"group": "pi3", "width": 0.5, "roll": 15, "per": "version"}},
+            "FedRolex: devices of group <b>pi3</b> train width <b>1/2</b> of a window that has rolled on by "
+            "<b>15</b> channels and moves with every version.",
+        ),
+        (
+            {"fresh_model": {"refresh": 12, "slot": 6, "slots": 10, "by": "meta model", "chance": 0.125}},
+            "Fresh model: it asks for the fresh model after step <b>12</b> (slot <b>6</b> of <b>10</b>, "
+            "proposed for its first training at a chance of <b>12 %</b>).",
+        ),
+        (
+            {"fresh_model": {"refresh": 12, "slot": 6, "slots": 10, "by": "table", "action": "later", "value": 0.08}},
+            "Fresh model: it asks for the fresh model after step <b>12</b> (slot <b>6</b> of <b>10</b>, "
+            "later than before, for its table expects most of that: <b>0.08</b>).",
+        ),
+        (
+            {"fresh_model": {"refresh": 12, "slot": 6, "slots": 10, "by": "chance", "action": "the same", "value": 0}},
+            "Fresh model: it asks for the fresh model after step <b>12</b> (slot <b>6</b> of <b>10</b>, "
+            "the same as before, to try it).",
+        ),
+        (
+            {"fresh_model": {"refresh": 12, "slot": 6, "slots": 10, "by": "fixed"}},
+            "Fresh model: it asks for the fresh model after step <b>12</b> (slot <b>6</b> of <b>10</b>, "
+            "as for every device).",
+        ),
+        ({"held": {"width": 0.5}}, "Held: width <b>1/2</b>."),
+        (
             {"whale_fl": {"width": 1.0, "utility": None, "warm_up": "report 2 of 7"}},
             "WHALE-FL: still learning about this device (report 2 of 7), so it trains width <b>1</b>.",
         ),
@@ -144,3 +182,13 @@ def test_sparklines_leave_out_what_is_unknown():
 )
 def test_an_explanation_reads_as_a_sentence(explanation, text):
     assert sentences(explanation) == (text,)
+
+
+@pytest.mark.parametrize("kind", POLICIES)
+def test_every_policy_explains_itself_by_its_name_in_one_sentence(kind):
+    policy = POLICIES[kind]()
+    _, _, explanation = policy.shape(policy.init(MODEL), PLAN, device(), MODEL, context())
+    for brief in (True, False):
+        (sentence,) = sentences({kind: explanation}, brief)
+        assert sentence.endswith(".")
+        assert "None" not in sentence
