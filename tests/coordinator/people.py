@@ -53,6 +53,8 @@ class DirectCommands:
             return change(session)
 
     def start_run(self, *, model, recipe, dataset, target, seed, by, name=None, weights=""):
+        if "=" not in recipe and recipe not in recipes.presets():
+            raise ShoalError("bad-recipe", f"There is no recipe {recipe!r}")
         cookbook = recipes.load(recipe)
         run = name or "run-1"
         self.given.append(weights)
