@@ -55,7 +55,7 @@ docs: $(VENV)/installed-dev  ## draw the diagram of docs/database.md anew, from 
 oracle: $(VENV)/installed-oracle  ## add PyTorch, against which training graphs are tested and measured
 
 clean:  ## remove everything make, tests and tools have made
-	rm -rf .venv .venv313 build dist .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv313 .axe build dist .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # An environment knows its folder by name; one that was moved or copied along is made anew.

@@ -24,6 +24,7 @@ from . import (
     training_step,
     update_bytes,
     update_stream,
+    web,
 )
 from .measure import Row, Unavailable
 
@@ -52,6 +53,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     update_bytes.NAME: update_bytes,
     links.NAME: links,
     endurance.NAME: endurance,
+    web.NAME: web,
 }
 
 

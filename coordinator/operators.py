@@ -128,6 +128,49 @@ def revoke_api(session: Session, token_id: str, now: float, *, by: str) -> ApiTo
     return token
 
 
+def listed(session: Session) -> list[Operator]:
+    """Everybody who may ever log in, by name."""
+    return list(session.scalars(select(Operator).order_by(Operator.name)))
+
+
+def appoint(session: Session, name: str, role: str, now: float, *, by: str) -> None:
+    """Give somebody another role; whoever takes their own away may lock everybody out, so that is a conflict."""
+    _somebody_else(session, name, by)
+    _appoint(session, now, name, role)
+    session.add(Event(at=now, kind="operator-role", text=f"{by} made {name} {role}"))
+
+
+def disable(session: Session, name: str, now: float, *, by: str) -> None:
+    """Shut an operator out: sessions and tokens of theirs count no more from now on."""
+    operator = _somebody_else(session, name, by)
+    if operator.disabled_at is not None:
+        raise ShoalError("conflict", f"Operator {name} is already disabled")
+    operator.disabled_at = now
+    session.add(Event(at=now, kind="operator-disabled", text=f"{by} disabled {name}"))
+
+
+def enable(session: Session, name: str, now: float, *, by: str) -> None:
+    """Let a disabled operator in again; what they were logged in with stays ended."""
+    operator = _somebody_else(session, name, by)
+    if operator.disabled_at is None:
+        raise ShoalError("conflict", f"Operator {name} is not disabled")
+    ended = update(ApiToken).where(ApiToken.operator == name, ApiToken.revoked_at.is_(None)).values(revoked_at=now)
+    session.execute(ended.execution_options(synchronize_session=False))
+    operator.disabled_at = None
+    session.add(Event(at=now, kind="operator-enabled", text=f"{by} enabled {name}"))
+
+
+def _somebody_else(session: Session, name: str, by: str) -> Operator:
+    operator = session.get(Operator, name)
+    if operator is None:
+        raise ShoalError("not-found", f"There is no operator {name[:80]!r}")
+    if name == by:
+        raise ShoalError("conflict", "This is you: somebody else has to change your role or shut you out")
+    if name == LOCAL:
+        raise ShoalError("conflict", f"Operator {LOCAL} is the coordinator's own machine and stays admin")
+    return operator
+
+
 def ensure_local_token(session: Session, home: Path, now: float) -> str:
     """The bearer token in ``<home>/api.token``, made anew if there is none that this database knows."""
     path = home / "api.token"

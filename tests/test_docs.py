@@ -9,12 +9,15 @@ from pathlib import Path
 import click
 import pytest
 from attrs import asdict, fields, fields_dict
+from flask import Flask
 
+import web
 from coordinator.cli import COMMANDS, main
 from coordinator.cli.flash import flash
 from coordinator.compiler.zoo import ZOO
 from coordinator.errors import CATALOGUE
 from coordinator.fleet import bundles
+from coordinator.services import Services
 from coordinator.settings import Settings
 from coordinator.simulator.hands import SPLITS
 from coordinator.simulator.population import Availability, Compute, Energy, Link, builtin
@@ -99,6 +102,19 @@ def test_every_command_has_help_with_an_example(command: str) -> None:
         found = found.get_command(context, word)
     assert found is not None
     assert "xample" in found.get_help(click.Context(found, parent=context, info_name=command))
+
+
+def test_every_page_stands_on_the_page_of_the_pages(tmp_path: Path) -> None:
+    app = Flask("pages")
+    services = Services(Settings(home=tmp_path), *[None] * 3, lambda: 0.0)  # type: ignore[arg-type]
+    app.register_blueprint(web.create_blueprint(services))
+    shown = {
+        rule.rule.replace("<int:", "<")
+        for rule in app.url_map.iter_rules()
+        if rule.methods and "GET" in rule.methods and "/static/" not in rule.rule
+    }
+    table = re.findall(r"^\| `(/[^`]*)` \|", page("web.md"), re.MULTILINE)
+    assert shown == set(table)
 
 
 @pytest.mark.parametrize("setting", [f.name for f in fields(Settings)])

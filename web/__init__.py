@@ -7,7 +7,8 @@ from flask.typing import ResponseReturnValue
 
 from coordinator.errors import ShoalError
 from coordinator.services import Services
-from web import actions, assets, chart_views, pages, wording
+from web import actions, assets, chart_views, compare, enrol, history, models, new_run, pages, settings, wording
+from web.memory import Memory
 
 __all__ = ["create_blueprint"]
 
@@ -19,9 +20,11 @@ def create_blueprint(services: Services) -> Blueprint:
     )
     assets.install(blueprint)
     wording.install(blueprint)
-    pages.install(blueprint, services)
-    chart_views.install(blueprint, services)
-    actions.install(blueprint, services)
+    memory = Memory()
+    for page in (pages, chart_views, compare):
+        page.install(blueprint, services, memory)
+    for part in (new_run, models, history, enrol, settings, actions):
+        part.install(blueprint, services)
     blueprint.register_error_handler(ShoalError, _explain)
     return blueprint
 

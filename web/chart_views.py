@@ -14,21 +14,24 @@ from coordinator.errors import ShoalError
 from coordinator.services import Services
 from coordinator.store import queries
 from web import charts, live
+from web.address import choice, whole, window
 from web.assets import pack
-from web.pages import CURVE_AXES, LANES, choice, whole, window
+from web.memory import Memory
+from web.pages import CURVE_AXES, LANES, MEASURES
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
 
-def install(blueprint: Blueprint, services: Services) -> None:
-    views = ChartViews(services)
+def install(blueprint: Blueprint, services: Services, memory: Memory) -> None:
+    views = ChartViews(services, memory)
     blueprint.add_url_rule("/runs/<id>/charts/<name>", "chart", auth.require("viewer")(views.chart))
 
 
 @frozen
 class ChartViews:
     services: Services
+    memory: Memory
 
     def chart(self, id: str, name: str) -> Response:
         """One chart of one run in the theme asked for."""
@@ -37,6 +40,7 @@ class ChartViews:
             "timeline": self._timeline,
             "staleness": self._staleness,
             "widths": self._widths,
+            "delays": self._delays,
         }.get(name)
         if draw is None:
             raise ShoalError("not-found", f"There is no chart {name[:40]!r}")
@@ -47,10 +51,12 @@ class ChartViews:
             if live.unchanged(tag):
                 return live.not_modified(tag)
             chart = draw(session, queries.run_brief(session, id), theme, now)
-        return _answer(chart, tag, now)
+        return answer(chart, tag, now)
 
     def _curve(self, session: Session, run: queries.RunBrief, theme: str, now: float) -> charts.Chart:
-        return charts.curve(queries.curve(session, run.id), choice("x", CURVE_AXES), run.target, theme)
+        across, measure = choice("x", CURVE_AXES), choice("y", MEASURES)
+        points = self.memory.recall(("curve", run.id), lambda: queries.curve(session, run.id))
+        return charts.curve(points, across, run.target, theme, measure)
 
     def _timeline(self, session: Session, run: queries.RunBrief, theme: str, now: float) -> charts.Chart:
         shown = window(run.created_at, run.ended_at, now)
@@ -58,14 +64,25 @@ class ChartViews:
         return charts.timeline(found.bars, found.devices, shown.since, shown.until, theme)
 
     def _staleness(self, session: Session, run: queries.RunBrief, theme: str, now: float) -> charts.Chart:
-        return charts.staleness(queries.staleness(session, run.id), theme)
+        return charts.staleness(self.memory.recall(("late", run.id), lambda: queries.staleness(session, run.id)), theme)
 
     def _widths(self, session: Session, run: queries.RunBrief, theme: str, now: float) -> charts.Chart:
         until = run.ended_at or now
-        return charts.widths(queries.widths(session, run.id, run.created_at, until), theme)
+        found = self.memory.recall(
+            ("widths", run.id), lambda: queries.widths(session, run.id, run.created_at, until)
+        )
+        return charts.widths(found, theme)
+
+    def _delays(self, session: Session, run: queries.RunBrief, theme: str, now: float) -> charts.Chart:
+        until = run.ended_at or now
+        found = self.memory.recall(
+            ("delays", run.id), lambda: queries.delays(session, run.id, run.created_at, until)
+        )
+        return charts.delays(found, theme)
 
 
-def _answer(chart: charts.Chart, tag: str, now: float) -> Response:
+def answer(chart: charts.Chart, tag: str, now: float) -> Response:
+    """The figure, or with ``data`` in the address what has changed in it."""
     body: dict[str, Any] = (
         {"sources": chart.sources, "properties": chart.properties}
         if "data" in request.args

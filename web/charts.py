@@ -25,7 +25,7 @@ from bokeh.models.annotations.geometry import Span
 from bokeh.transform import factor_cmap, factor_hatch
 
 from coordinator import charts
-from coordinator.store.queries import Bar, CurvePoint, Staleness, WidthSpan
+from coordinator.store.queries import Bar, CurvePoint, Delay, Staleness, WidthSpan
 from web.wording import WIDTH_STEPS, shade, span, width
 
 Columns = dict[str, list[Any]]
@@ -36,6 +36,8 @@ UNUSED: Final = ("stale", "refused", "expired", "cancelled")
 LANE: Final = 15
 """Pixels of the timeline for each device."""
 STALENESS_BINS: Final = 40
+POINTS: Final = 500
+"""Versions on a curve: more than there are pixels would only take time."""
 _DAY = "%H:%M:%S"
 
 
@@ -56,9 +58,11 @@ def colours(theme: str) -> Mapping[str, str]:
     return {name: light if theme == "light" else dark for name, light, dark in found}
 
 
-def curve(points: Sequence[CurvePoint], axis: str, target: float | None, theme: str) -> Chart:
-    """Test accuracy over time, version or bytes received."""
-    shown = [point for point in points if point.accuracy is not None]
+def curve(
+    points: Sequence[CurvePoint], axis: str, target: float | None, theme: str, measure: str = "accuracy"
+) -> Chart:
+    """Test accuracy, or loss, over time, version or bytes received."""
+    shown = [point for point in thinned(points) if getattr(point, measure) is not None]
     seconds, unit = _unit(shown[-1].seconds if shown else 0)
     across: dict[str, list[Any]] = {
         "time": [point.seconds / seconds for point in shown],
@@ -80,8 +84,8 @@ def curve(points: Sequence[CurvePoint], axis: str, target: float | None, theme: 
     tones = colours(theme)
     plot = _plot(theme, 280)
     source = ColumnDataSource(columns, name="curve")
-    line = plot.line("x", "accuracy", source=source, color=tones["accent"], width=2)
-    plot.scatter("x", "accuracy", source=source, color=tones["accent"], size=4)
+    line = plot.line("x", measure, source=source, color=tones["accent"], width=2)
+    plot.scatter("x", measure, source=source, color=tones["accent"], size=4)
     tips = [
         ("Version", "@version"),
         ("Accuracy", "@accuracy{0.0 %}"),
@@ -89,14 +93,20 @@ def curve(points: Sequence[CurvePoint], axis: str, target: float | None, theme: 
         ("After", "@after"),
     ]
     charts.explain(plot, [line], tips, mode="vline")
-    plot.yaxis.formatter = NumeralTickFormatter(format="0 %")
+    plot.yaxis.formatter = NumeralTickFormatter(format="0 %" if measure == "accuracy" else "0.[000]")
     plot.xaxis.axis_label = label
     plot.xaxis[0].name = "across"
     plot.y_range.range_padding = 0.08
-    if target is not None:
+    if target is not None and measure == "accuracy":
         plot.add_layout(Span(location=target, dimension="width", line_color=tones["mute"], line_dash="dashed"))
         plot.y_range.renderers = [line]
     return Chart(plot, {"curve": columns}, {"across": {"axis_label": label}})
+
+
+def thinned(points: Sequence[CurvePoint]) -> Sequence[CurvePoint]:
+    """At most about POINTS of them, as evenly as may be, the last one always."""
+    step = -(-len(points) // POINTS)
+    return points if step <= 1 else [*points[:-1:step], points[-1]]
 
 
 def timeline(bars: Sequence[Bar], devices: Sequence[str], since: float, until: float, theme: str) -> Chart:
@@ -192,6 +202,27 @@ def widths(spans: Sequence[WidthSpan], theme: str) -> Chart:
     plot.xaxis.axis_label = "UTC"
     plot.y_range.start = 0
     return Chart(plot, {"widths": columns})
+
+
+def delays(spans: Sequence[Delay], theme: str) -> Chart:
+    """How late updates came, when: the mean of every span of time, and the worst of it."""
+    columns: Columns = {
+        "middle": [_milliseconds((one.begin + one.end) / 2) for one in spans],
+        "mean": [one.mean for one in spans],
+        "most": [one.most for one in spans],
+        "count": [one.count for one in spans],
+    }
+    tones = colours(theme)
+    plot = _plot(theme, 220, x_axis_type="datetime")
+    source = ColumnDataSource(columns, name="delays")
+    plot.scatter("middle", "most", source=source, color=tones["warn"], size=5, marker="dash", line_width=2)
+    line = plot.line("middle", "mean", source=source, color=tones["accent"], width=2)
+    tips = [("Mean", "@mean{0.0} versions"), ("Largest", "@most versions"), ("Updates", "@count")]
+    charts.explain(plot, [line], tips, mode="vline")
+    charts.seldom(plot)
+    plot.xaxis.axis_label = "UTC"
+    plot.y_range.start = 0
+    return Chart(plot, {"delays": columns})
 
 
 def _bar_columns(bars: Sequence[Bar]) -> Columns:

@@ -1,35 +1,36 @@
-"""The pages. Each reads its filter from the URL, asks the queries and renders a template."""
+"""The pages of the fleet and its runs. Each reads its filter from the URL, asks the queries and renders a template."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from attrs import frozen
-from flask import Blueprint, Response, request
+from attrs import evolve, frozen
+from flask import Blueprint, Response
 
-from coordinator import auth, spreadsheet
-from coordinator.errors import ShoalError
+from coordinator import auth
 from coordinator.services import Services
 from coordinator.store import queries
-from web import live
+from web import address, live
+from web.address import WINDOWS, Window, choice, text, whole, window
+from web.memory import Memory
 from web.wording import WIDTH_STEPS
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
-PAGE_SIZE: Final = 50
 TELEMETRY_SPAN: Final = 3600.0
 CURVE_AXES: Final = ("time", "version", "bytes")
+MEASURES: Final = ("accuracy", "loss")
+EVENTS: Final = 15
+PARTS: Final = 20
+"""Devices on one page of a run's contributions."""
 LANES: Final = 40
 """Devices on one page of the timeline."""
-WINDOWS: Final = (120, 300, 900, 3600)
-"""Seconds of work that the timeline shows; the second is the usual one."""
 
 
-def install(blueprint: Blueprint, services: Services) -> None:
-    pages = Pages(services)
+def install(blueprint: Blueprint, services: Services, memory: Memory) -> None:
+    pages = Pages(services, memory)
     guard = auth.require("viewer")
     routes: dict[str, Callable[..., Response]] = {
         "/": pages.overview,
@@ -38,8 +39,6 @@ def install(blueprint: Blueprint, services: Services) -> None:
         "/runs": pages.runs,
         "/runs/<id>": pages.run,
         "/assignments/<id>": pages.assignment,
-        "/history": pages.history,
-        "/history.csv": pages.history_csv,
     }
     for rule, view in routes.items():
         blueprint.add_url_rule(rule, view.__name__, guard(view))
@@ -48,15 +47,20 @@ def install(blueprint: Blueprint, services: Services) -> None:
 @frozen
 class Pages:
     services: Services
+    memory: Memory
 
     def overview(self) -> Response:
-        return live.page(self.services, "overview.html", lambda session, now: {"seen": queries.overview(session, now)})
+        def gather(session: Session, now: float) -> dict[str, Any]:
+            seen = self.memory.recall("overview", lambda: queries.overview(session, now))
+            return {"seen": evolve(seen, events=queries.events(session, limit=EVENTS))}
+
+        return live.page(self.services, "overview.html", gather)
 
     def devices(self) -> Response:
         wanted = queries.DeviceFilter(
-            status=_text("status"), group=_text("group"), text=_text("text"), flag=_text("flag")
+            status=text("status"), group=text("group"), text=text("text"), flag=text("flag")
         )
-        order = _order("name")
+        order = address.order("name")
 
         def gather(session: Session, now: float) -> dict[str, Any]:
             return {
@@ -81,7 +85,7 @@ class Pages:
         return live.page(self.services, "device.html", gather, telemetry=True)
 
     def runs(self) -> Response:
-        state, order = _text("state"), _order("-created")
+        state, order = text("state"), address.order("-created")
 
         def gather(session: Session, now: float) -> dict[str, Any]:
             return {
@@ -93,23 +97,30 @@ class Pages:
         return live.page(self.services, "runs.html", gather)
 
     def run(self, id: str) -> Response:
-        axis = choice("x", CURVE_AXES)
+        axis, measure = choice("x", CURVE_AXES), choice("y", MEASURES)
         lanes = whole("lanes", 1)
+        order = queries.Order.parse(text("by") or "-share", whole("part", 1), PARTS)
 
         def gather(session: Session, now: float) -> dict[str, Any]:
-            detail = queries.run(session, id, now)
+            recall = self.memory.recall
+            detail = queries.run(session, id, now, recall(("sums", id), lambda: queries.run_sums(session, id)))
             shown = window(detail.row.created_at, detail.row.ended_at, now)
+            lanes_of = ("lanes", id, shown.asked, text("until"))
             return {
                 "detail": detail,
                 "axis": axis,
                 "axes": CURVE_AXES,
+                "measure": measure,
+                "measures": MEASURES,
                 "window": shown,
                 "windows": WINDOWS,
                 "lanes": lanes,
-                "lane_pages": -(-queries.workers(session, id, shown.since, shown.until) // LANES),
+                "lane_pages": -(-recall(lanes_of, lambda: _workers(session, id, shown)) // LANES),
                 "open": queries.assignments(session, run=id, only_open=True, limit=12),
                 "updates": queries.updates(session, queries.UpdateFilter(run=id), queries.Order("at", True, 1, 12)),
-                "events": queries.events(session, run=id, limit=10),
+                "parts_of": recall(("parts", id, order), lambda: queries.contributions(session, id, order)),
+                "events": queries.events(session, run=id, limit=40),
+                "model": queries.model_of(session, id),
                 "steps": WIDTH_STEPS,
             }
 
@@ -121,111 +132,6 @@ class Pages:
 
         return live.page(self.services, "assignment.html", gather)
 
-    def history(self) -> Response:
-        wanted = update_filter()
-        # What an index gives without sorting: the ledger's order, or that of one run or device.
-        order = _order("-at" if wanted.run or wanted.device else "-id")
 
-        def gather(session: Session, now: float) -> dict[str, Any]:
-            return {
-                "page": queries.updates(session, wanted, order),
-                "wanted": wanted,
-                "runs": queries.run_names(session),
-                "outcomes": queries.OUTCOMES,
-                "steps": WIDTH_STEPS,
-            }
-
-        return live.page(self.services, "history.html", gather)
-
-    def history_csv(self) -> Response:
-        wanted = update_filter()
-        wanted.conditions()  # a wrong filter is refused before the first byte
-
-        def rows() -> Iterator[queries.UpdateRow]:
-            with self.services.database.read() as session:
-                yield from queries.export(session, wanted)
-
-        headers = {"Content-Disposition": 'attachment; filename="updates.csv"'}
-        lines = spreadsheet.lines(queries.UPDATE_COLUMNS, rows())
-        return Response(lines, content_type="text/csv; charset=utf-8", headers=headers)
-
-
-@frozen
-class Window:
-    """A span of work in seconds since 1970, ``following`` the present or fixed; ``asked`` is its full length."""
-
-    since: float
-    until: float
-    following: bool
-    asked: int
-
-
-def window(began: float, ended: float | None, now: float) -> Window:
-    """What the URL asks for by ``until`` (s since 1970) and ``window`` (s); else the run's last minutes."""
-    asked = whole("window", WINDOWS[1])
-    if asked > 86400:
-        raise ShoalError("bad-request", f"window is {asked}, expected 1 to 86400 seconds")
-    fixed = _number("until")
-    if fixed is not None:
-        return Window(fixed - asked, fixed, False, asked)
-    until = now if ended is None else ended
-    # A young run fills the picture.
-    return Window(max(until - asked, min(began, until - WINDOWS[0] / 4)), until, ended is None, asked)
-
-
-def update_filter() -> queries.UpdateFilter:
-    return queries.UpdateFilter(
-        run=_text("run"),
-        device=_text("device"),
-        outcome=_text("outcome"),
-        width=_number("width"),
-        since=_moment("since"),
-        until=_moment("until"),
-    )
-
-
-def _order(usual: str) -> queries.Order:
-    return queries.Order.parse(_text("sort") or usual, whole("page", 1), PAGE_SIZE)
-
-
-def _text(name: str) -> str:
-    return request.args.get(name, "").strip()[:200]
-
-
-def whole(name: str, usual: int) -> int:
-    """A parameter that counts from 1."""
-    text = _text(name)
-    if not text:
-        return usual
-    if not text.isdecimal() or not 1 <= int(text) <= 1_000_000_000:
-        raise ShoalError("bad-request", f"{name} is {text[:40]!r}, expected a whole number from 1")
-    return int(text)
-
-
-def _number(name: str) -> float | None:
-    text = _text(name)
-    try:
-        value = float(text) if text else None
-    except ValueError as error:
-        raise ShoalError("bad-request", f"{name} is {text[:40]!r}, expected a number") from error
-    if value is not None and not -1e11 < value < 1e11:
-        raise ShoalError("bad-request", f"{name} is {text[:40]!r}, expected a finite number")
-    return value
-
-
-def _moment(name: str) -> float | None:
-    """A moment as forms send it, "2026-11-20T12:58", taken as UTC where it does not say."""
-    text = _text(name)
-    try:
-        given = datetime.fromisoformat(text) if text else None
-        return None if given is None else given.replace(tzinfo=given.tzinfo or UTC).timestamp()
-    except (ValueError, OverflowError) as error:
-        raise ShoalError("bad-request", f"{name} is {text[:40]!r}, expected a time like 2026-11-20T12:58") from error
-
-
-def choice(name: str, allowed: tuple[str, ...]) -> str:
-    """A parameter that is one of a few words, the first if it is not given."""
-    text = _text(name) or allowed[0]
-    if text not in allowed:
-        raise ShoalError("bad-request", f"{name} is {text[:40]!r}, expected one of {', '.join(allowed)}")
-    return text
+def _workers(session: Session, run: str, shown: Window) -> int:
+    return queries.workers(session, run, shown.since, shown.until)

@@ -159,17 +159,20 @@ def assignments_in(text: str, run: str) -> list[str]:
 
 def here(**changes: Any) -> str:
     """This page's address with some parameters changed; None removes one."""
-    args: dict[str, Any] = {**request.args.to_dict(), **changes}
-    kept = {name: value for name, value in args.items() if value not in (None, "")}
-    return request.path + (f"?{urlencode(kept)}" if kept else "")
+    args: dict[str, Any] = {**request.args.to_dict(flat=False), **changes}
+    kept = {name: value for name, value in args.items() if value not in (None, "", [""])}
+    return request.path + (f"?{urlencode(kept, doseq=True)}" if kept else "")
 
 
-def sort_link(column: str, order: Any, largest_first: bool = False) -> Mapping[str, str]:
-    """Where a column's header leads, and its ``aria-sort``: a second click turns the order round."""
+def sort_link(
+    column: str, order: Any, largest_first: bool = False, names: tuple[str, str] = ("sort", "page")
+) -> Mapping[str, str]:
+    """Where a column's header leads, and its ``aria-sort``: a second click turns the order round. ``names`` are the
+    parameters that say the order and the page."""
     active = order.sort == column
     descending = not order.descending if active else largest_first
     state = ("descending" if order.descending else "ascending") if active else ""
-    return {"href": here(sort=f"-{column}" if descending else column, page=None), "aria": state}
+    return {"href": here(**{names[0]: f"-{column}" if descending else column, names[1]: None}), "aria": state}
 
 
 def _time(at: float, kind: str, text: str) -> Markup:

@@ -103,7 +103,7 @@ def export_history(name: str, form: str, query: ListFilter) -> Response:
 def ask_history(body: Question) -> Listing:
     """The answer to a question in SQL, which can change nothing."""
     with ExitStack() as open_until_read:
-        sheet = _asked(body, open_until_read)
+        sheet = asked(body, open_until_read)
         return _listing(sheet, [list(row) for row in sheet.rows])
 
 
@@ -111,7 +111,7 @@ def export_answer(form: str, body: Question) -> Response:
     """The answer to a question in SQL as csv, json, parquet or arrow."""
     written = export.check(form)
     with ExitStack() as until_failed:
-        response = _file(written.write(_asked(body, until_failed)), "answer", form)
+        response = _file(written.write(asked(body, until_failed)), "answer", form)
         response.call_on_close(until_failed.pop_all().close)  # the rows are read while they are sent
     return response
 
@@ -123,7 +123,8 @@ def _report(name: str) -> Report:
     return reports.REPORTS[name]
 
 
-def _asked(question: Question, stack: ExitStack) -> Sheet:
+def asked(question: Question, stack: ExitStack) -> Sheet:
+    """The answer to a question in SQL; its rows can be read until ``stack`` is closed."""
     if not 1 <= question.limit <= MAX_ROWS:
         raise ShoalError("bad-request", f"limit is {question.limit}, expected 1 to {MAX_ROWS}")
     if not _asking.acquire(timeout=1):

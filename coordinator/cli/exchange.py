@@ -24,7 +24,7 @@ from coordinator.compiler.spec import ModelSpec, ModelSpecError
 from coordinator.errors import ShoalError
 from coordinator.store import segments
 from coordinator.store.blobs import Blobs
-from coordinator.training.evaluation import Dataset, read_dataset
+from coordinator.training.evaluation import Dataset, read_dataset, statistics_of
 from coordinator.training.live import weights_of
 from protocol.errors import ProtocolError
 from protocol.subnetwork import Region, Subnetwork, nested
@@ -147,7 +147,7 @@ class _Trial:
             order = np.random.default_rng(0).permutation(len(dataset.y))
             count = min(_CALIBRATION, (len(order) + 1) // 2)
             self.calibration, self._judged = dataset.x[order[:count]], order[count:]
-            self.statistics = given or trial.statistics_of(spec, subnetwork, weights, self.calibration)
+            self.statistics = given or statistics_of(spec, subnetwork, weights, self.calibration)
 
     def accuracies(self, form: Format, content: bytes | None) -> dict[str, Any]:
         """Before and after, as ``accuracy_before`` and ``accuracy_after``."""

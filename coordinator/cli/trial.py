@@ -17,7 +17,6 @@ from coordinator.compiler.compile import compile_model
 from coordinator.compiler.shapes import layout
 from coordinator.compiler.spec import ModelSpec
 from coordinator.errors import ShoalError
-from coordinator.training.evaluation import batch_statistics
 from device_agent import runtime
 from device_agent.runtime import Inference, TrainStep
 from protocol.subnetwork import Region, Subnetwork
@@ -69,15 +68,6 @@ def pace(spec: ModelSpec, subnetwork: Subnetwork, weights: Weights, batch: int, 
         step.step(x, y, ones, 1e-4, options)
         found.append(1e3 * (time.perf_counter() - start))
     return Pace(backend, numbers.median(found), min(found), 1e3 * compiled)
-
-
-def statistics_of(spec: ModelSpec, subnetwork: Subnetwork, weights: Weights, x: Array) -> Weights:
-    """Mean and variance of every batch norm of the subnetwork over ``x`` [n, *input], n ≥ 1; empty if there is none."""
-    artifact = compile_model(spec, subnetwork, _BATCH, "train")
-    if not any(name.startswith("statistic/") for name in artifact.manifest.outputs):
-        return {}
-    cut = Region(layout(spec), subnetwork).cut(weights)
-    return batch_statistics(spec, TrainStep(artifact.content), cut, x)
 
 
 def accuracy_of_model(

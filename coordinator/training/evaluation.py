@@ -19,12 +19,13 @@ from coordinator.compiler.shapes import layout
 from coordinator.compiler.spec import ModelSpec
 from coordinator.errors import ShoalError
 from device_agent.runtime import Inference, TrainStep
-from protocol.subnetwork import FULL, Subnetwork, counted
+from protocol.subnetwork import FULL, Region, Subnetwork, counted
 from protocol.weights import Array, Weights
 
 log = logging.getLogger(__name__)
 
 BATCH = 256
+_PROBE = 32
 
 WORST = 1e30
 """The loss of a model whose logits are not finite."""
@@ -81,6 +82,15 @@ def _fitting(path: Path, spec: ModelSpec, prefix: str) -> Dataset:
     if y.dtype.kind not in "iu" or y.min() < 0 or y.max() >= spec.classes:
         raise ShoalError("bad-dataset", f"{path}: {prefix}labels must be whole numbers from 0 to {spec.classes - 1}")
     return Dataset(x, y.astype(np.int32))
+
+
+def statistics_of(spec: ModelSpec, subnetwork: Subnetwork, weights: Weights, x: Array) -> Weights:
+    """Mean and variance of every batch norm of the subnetwork over ``x`` [n, *input], n ≥ 1; empty if there is none."""
+    artifact = compile_model(spec, subnetwork, _PROBE, "train")
+    if not any(name.startswith("statistic/") for name in artifact.manifest.outputs):
+        return {}
+    cut = Region(layout(spec), subnetwork).cut(weights)
+    return batch_statistics(spec, TrainStep(artifact.content), cut, x)
 
 
 def batch_statistics(spec: ModelSpec, probe: TrainStep, weights: Weights, x: Array) -> Weights:

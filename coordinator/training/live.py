@@ -261,20 +261,36 @@ def training(plan: Plan) -> Training:
 
 
 def weights_of(
-    session: Session, blobs: Blobs, read: Callable[[int, int, int], bytes], run: str
+    session: Session, blobs: Blobs, read: Callable[[int, int, int], bytes], run: str, version: int | None = None
 ) -> tuple[ModelSpec, Weights, int]:
-    """Model, weights and number of a run's newest version, worked out beside whoever trains it; nothing is written.
+    """Model, weights and number of a version of a run, worked out beside whoever trains it; nothing is written.
 
-    A model that was cut down is one of its own.
-    ``read`` gives the body of an update by segment, offset and size. ShoalError not-found if there is no such run.
+    Without ``version`` it is the newest; others can be had while a snapshot of them is kept. A model that was cut down
+    is one of its own. ``read`` gives the body of an update by segment, offset and size. ShoalError not-found if there
+    is no such run or version.
     """
     row = session.get(models.Run, run)
     if row is None:
         raise ShoalError("not-found", f"There is no run {run[:80]!r}")
     spec = ModelSpec.from_json(session.scalars(select(models.Model.spec).filter_by(id=row.model_id)).one())
     live = LiveRun(row, spec, None, blobs)
-    live.recover(session, read)
+    if version is None or version == row.version:
+        live.recover(session, read)
+    else:
+        live.engine.restore(blobs.get(_snapshot_of(session, row, version)))
     core = live.engine.core
     if core.shape_epoch:
         spec = narrower(spec, nested(core.layout, 1.0))
     return spec, core.weights, core.version
+
+
+def _snapshot_of(session: Session, run: models.Run, version: int) -> str:
+    found = session.execute(
+        select(models.Snapshot.version, models.Snapshot.sha256).where(models.Snapshot.run_id == run.id)
+    ).all()
+    kept: dict[int, str] = {row.version: row.sha256 for row in found}
+    if version not in kept:
+        those = ", ".join(str(number) for number in sorted({*kept, run.version}))
+        sentence = f"The weights of version {version} of {run.id} are not kept, only those of {those}"
+        raise ShoalError("not-found", sentence)
+    return kept[version]

@@ -10,6 +10,7 @@ from cheroot.wsgi import Server
 
 from coordinator import operators
 from coordinator.store.database import Database
+from tests.coordinator.people import OPERATORS
 from tests.web.conftest import Clock, empty_file, fleet_file, serve  # noqa: F401 - fixtures
 from tests.web.fleet import NOW
 
@@ -66,10 +67,11 @@ def site(fleet_file, tmp_path):  # noqa: F811
 
 @pytest.fixture
 def visit(chromium, site):
-    """Open a page as olga; nothing may be asked of other hosts, refused by the policy or complained about."""
+    """Open a page as olga or somebody else; nothing may be asked of other hosts, refused by the policy or complained
+    about."""
     contexts, complaints = [], []
 
-    def visit(path, *, theme="light", width=1280):
+    def visit(path, *, theme="light", width=1280, name="olga"):
         context = chromium.new_context(color_scheme=theme, viewport={"width": width, "height": 900})
         contexts.append(context)
         page = context.new_page()
@@ -82,7 +84,7 @@ def visit(chromium, site):
         page.on(
             "request", lambda asked: None if asked.url.startswith((site.url, "data:")) else complaints.append(asked.url)
         )
-        page.goto(site.link())
+        page.goto(site.link(name, OPERATORS[name]))
         page.goto(site.url + path)
         return page
 

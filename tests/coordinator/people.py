@@ -12,6 +12,7 @@ from coordinator.errors import ShoalError
 from coordinator.store import commands
 from coordinator.store.database import Database
 from coordinator.store.models import Assignment, Device, Event, Model, Run, Update
+from coordinator.training import recipe as recipes
 from protocol.messages import Capability, EnrolmentRequest
 
 START = 1_700_000_000.0
@@ -53,13 +54,14 @@ class DirectCommands:
             return change(session)
 
     def start_run(self, *, model, recipe, dataset, target, seed, by, name=None, weights=""):
-        if recipe != "fedbuff":
+        if "=" not in recipe and recipe not in recipes.presets():
             raise ShoalError("bad-recipe", f"There is no recipe {recipe!r}")
+        cookbook = recipes.load(recipe)
         run = name or "run-1"
         self.given.append(weights)
 
         def change(session: Session) -> str:
-            add_run(session, run, self.clock(), recipe=recipe, dataset=dataset, target=target, seed=seed, by=by)
+            add_run(session, run, self.clock(), recipe=cookbook.name, dataset=dataset, target=target, seed=seed, by=by)
             return run
 
         return self.write(change)

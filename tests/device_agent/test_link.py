@@ -22,7 +22,7 @@ from device_agent.link import Broker, Down, Link, Up
 def test_a_clock_that_is_behind_is_borne_and_one_years_ahead_is_the_cause(
     tmp_path: Path, days: int, sentence: str | None
 ) -> None:
-    """As if this machine's clock were so many days behind: the certificates are of another time. A clock from before the
+    """As if this machine's clock were so many days behind the certificates. A clock from before the
     authority was made, as of a board without a battery, says nothing about dates."""
     other = authority.establish(tmp_path / "other", {"127.0.0.1"}, now=datetime.now(UTC) + timedelta(days=days))
     told: queue.SimpleQueue[object] = queue.SimpleQueue()

@@ -20,6 +20,7 @@ from coordinator.store.models import (
     Model,
     ModelVersion,
     Run,
+    Snapshot,
     StatusChange,
     Telemetry,
     Update,
@@ -308,6 +309,70 @@ def test_every_column_of_a_list_can_be_sorted_by(session, minus):
         assert len(queries.updates(session, UpdateFilter(), Order.parse(minus + name)).rows) == 4
     for name in columns["runs"]:
         assert len(queries.runs(session, Order.parse(minus + name), NOW).rows) == 2
+
+
+@pytest.fixture
+def given(fresh):
+    """The same rows, where pico's updates were taken three times as seriously as tre's and tell of its hold-out."""
+    with fresh.write() as session:
+        session.get(Update, 1).weight, session.get(Update, 2).weight = 3.0, 1.0
+        for id, accuracy in ((1, 0.4), (3, 0.7)):
+            told = session.get(Update, id)
+            told.holdout_samples, told.holdout_accuracy, told.holdout_loss = 5, accuracy, 1 - accuracy
+        session.add(Snapshot(run_id="r1", seq=1, version=2, sha256="f" * 64, at=T0))
+    with fresh.read() as session:
+        yield session
+
+
+def test_what_each_device_gave_to_a_run_and_what_its_hold_out_says(given):
+    pico, tre = queries.contributions(given, "r1", Order("share", descending=True)).rows
+
+    assert (pico.device, pico.share, pico.updates, pico.applied) == ("pico", 0.75, 2, 1)
+    assert (pico.width, pico.staleness, pico.bytes_up, pico.last) == (1.0, 4.5, 200, T0 + 50)
+    assert (pico.local_samples, pico.local_accuracy) == (5, 0.7)
+    assert (tre.share, tre.width, tre.staleness, tre.local_accuracy) == (0.25, 0.375, 2.0, None)
+    assert queries.contributions(given, "r2", Order("share")).rows == ()
+
+
+def test_contributions_are_sorted_by_every_column(given):
+    for sort in ("device", "group", "local", "share", "updates", "applied", "width", "staleness", "bytes_up", "last"):
+        assert len(queries.contributions(given, "r1", Order(sort)).rows) == 2
+
+
+def test_staleness_over_time_leaves_out_what_never_got_one(given):
+    spans = queries.delays(given, "r1", T0, T0 + 59, spans=6)
+
+    assert [(one.begin - T0, one.end - T0, one.mean, one.most, one.count) for one in spans] == [
+        (20, 30, 0.0, 0, 1),
+        (40, 50, 2.0, 2, 1),
+        (50, 60, 9.0, 9, 1),
+    ]
+
+
+def test_versions_say_how_good_they_are_and_whether_their_weights_are_kept(given):
+    page = queries.versions(given, "r1", Order("version"))
+
+    assert [(one.version, one.accuracy, one.kept) for one in page.rows] == [
+        (0, 0.1, False),
+        (2, 0.6, True),
+        (3, 0.5, False),
+    ]
+    for sort in ("at", "updates", "step_norm", "accuracy", "loss"):
+        assert len(queries.versions(given, "r1", Order(sort, True)).rows) == 3
+
+
+def test_a_model_says_how_many_runs_train_it_and_how_well(given):
+    [row] = queries.models(given)
+
+    assert (row.name, row.runs, row.best_accuracy, row.last_run) == ("mlp", 2, 0.6, T0 + 100)
+    assert queries.model_of(given, "r1") == queries.model(given, "a" * 64) == row
+    assert queries.runs_of(given, "a" * 64) == ("r2", "r1")
+
+
+@pytest.mark.parametrize("ask", ["model", "model_of"])
+def test_a_model_that_is_not_there_is_not_found(given, ask):
+    with pytest.raises(ShoalError, match="There is no"):
+        getattr(queries, ask)(given, "nothing")
 
 
 def test_pages_partition_the_list(session):

@@ -408,6 +408,25 @@ def test_the_weights_of_a_run_are_read_while_it_trains(house, recipe):
         house.reopened()
 
 
+def test_the_weights_of_the_past_are_had_while_a_snapshot_keeps_them(house):
+    run = house.start_run(ONE)
+    [a] = house.enrol("a")
+    for _ in range(3):
+        a.deliver(a.check_in())
+    house.reopened()  # a clean end keeps the newest
+    [first] = {row.version for row in house.rows(models.Snapshot)}
+    a.deliver(a.check_in())
+
+    versions = {row.version: row.sha256 for row in house.rows(models.ModelVersion)}
+    with house.database.read() as session:
+        read = house.segments.read
+        _, weights, version = live.weights_of(session, house.blobs, read, run, first)
+        assert (version, digest(weights)) == (first, versions[first])
+        assert max(versions) > first
+        with pytest.raises(ShoalError, match=f"only those of {first}, {max(versions)}"):
+            live.weights_of(session, house.blobs, read, run, 1)
+
+
 def test_the_weights_of_no_run_are_not_found(house):
     with house.database.read() as session, pytest.raises(ShoalError, match="There is no run 'gone-1'"):
         live.weights_of(session, house.blobs, house.segments.read, "gone-1")

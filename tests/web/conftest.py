@@ -95,6 +95,18 @@ def log_in(app, database, name):
     return client
 
 
+def post(client, path, **fields):
+    """Send a form as this browser would, with the token of its session."""
+    with client.session_transaction() as session:
+        token = session["csrf"]
+    return client.post(path, data={"csrf": token, **fields})
+
+
+@pytest.fixture
+def ada(app, database):
+    return log_in(app, database, "ada")
+
+
 @pytest.fixture
 def olga(app, database):
     return log_in(app, database, "olga")

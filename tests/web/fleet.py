@@ -6,6 +6,7 @@ import random
 
 from sqlalchemy.orm import Session
 
+from coordinator.compiler.zoo import ZOO
 from coordinator.store.models import (
     Assignment,
     Device,
@@ -19,6 +20,7 @@ from coordinator.store.models import (
     Telemetry,
     Update,
 )
+from coordinator.training import recipe as recipes
 
 NOW = 1_763_643_600.0
 TIERS = {"pi5": (1.0, 2.1), "pi4": (1.0, 4.4), "pi3": (0.5, 7.0), "zero2": (0.25, 11.0)}
@@ -28,7 +30,8 @@ WHALE = ("whale_fl", {"samples": 412, "fisher": 0.0132, "reference": 9.5, "scale
 def write_fleet(session: Session, devices: int = 40, minutes: float = 14, seed: int = 3) -> None:
     """A run that is going on, one that reached its target and one that is paused, on ``devices`` boards."""
     rng = random.Random(seed)
-    session.add(Model(id=1, name="har-cnn", spec_sha256="a" * 64, spec={"layers": []}, created_at=NOW - 1e5))
+    spec = ZOO["cnn1d"]
+    session.add(Model(id=1, name="har-cnn", spec_sha256=spec.sha256, spec=spec.to_json(), created_at=NOW - 1e5))
     session.flush()
     _run(session, "har-night", "whale-fl", NOW - 60 * minutes, "running", target=0.93)
     _run(session, "har-pilot", "fedbuff-heterofl", NOW - 9000, "finished", target=0.9, ended=NOW - 6000)
@@ -45,8 +48,8 @@ def write_fleet(session: Session, devices: int = 40, minutes: float = 14, seed: 
 def _run(session, id, recipe, began, state, target, ended=None):
     session.add(
         Run(
-            id=id, model_id=1, recipe=f'name = "{recipe}"\n\n[plan]\nbatch = 16\nsteps = 20\nlearning_rate = 0.1\n',
-            recipe_name=recipe, seed=7, target=target, dataset="/srv/shoal/har-test.npz", state=state,
+            id=id, model_id=1, recipe=recipes.load(recipe).to_toml(), recipe_name=recipe, seed=7,
+            target=target, dataset="/srv/shoal/har-test.npz", state=state,
             reason="target reached" if state == "finished" else "", created_by="ada", created_at=began, ended_at=ended,
         )
     )  # fmt: skip
@@ -64,13 +67,13 @@ def _board(session: Session, index: int, rng: random.Random) -> Device:
         "boot": "b1", "uptime": 90000.0, "state": "idle", "assignment": None, "step": None, "load": 0.9,
         "temperature": temperature, "memory": memory, "memory_free": int(memory * rng.uniform(0.3, 0.8)),
         "disk_free": (120 << 20) if index == 13 else int(rng.uniform(2e9, 2e10)), "spool": 0,
-        "training": rng.uniform(300, 700), "since": 840.0,
+        "training": rng.uniform(300, 700), "since": 840.0, "goodput": 40_000.0 * (1 + index % 5), "metered": index == 3,
     }  # fmt: skip
     board = Device(
         id=f"d{index:04d}", name=f"{tier}-{place}-{index:02d}", group=tier, enrolled_at=NOW - 5e5 - index,
         capability={
             "machine": "aarch64", "system": "Linux 6.6", "python": "3.11.2", "runtimes": ["tflite"],
-            "memory": memory, "cores": 4,
+            "memory": memory, "cores": 4, "speed": {"1": 8.0 * (1 + index % 4), "0.25": 2.0},
         },
         last_seen_at=None if status == "new" else NOW - rng.uniform(0, 9) if status != "offline" else since - 120,
         status=status, status_at=since, paused_at=since if status == "paused" else None,
@@ -181,6 +184,7 @@ def _update(assignment, run, board, base, version, width, begin, end, outcome, r
         loss=round(2.2 / (1 + version / 40) + rng.uniform(0, 0.1), 4), accuracy=min(0.99, 0.3 + version / 500),
         norm=round(rng.uniform(0.2, 1.4), 3), bytes_up=int(48_000 * width), bytes_down=int(180_000 * width),
         seconds_download=0.3, seconds_train=round(end - begin - 0.8, 2), seconds_upload=0.5, outcome=outcome,
+        holdout_samples=40, holdout_loss=0.6, holdout_accuracy=min(0.95, 0.25 + version / 450),
         reason=reasons.get(outcome, ""), sha256="e" * 64, segment=1, offset=0, at=end,
     )  # fmt: skip
 

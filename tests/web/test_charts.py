@@ -11,7 +11,7 @@ from coordinator.charts import TIMES
 from coordinator.store.queries import Bar, CurvePoint, Staleness, WidthSpan
 from web import charts
 
-NAMES = ["curve", "timeline", "staleness", "widths"]
+NAMES = ["curve", "timeline", "staleness", "widths", "delays"]
 T0 = 1_700_000_000.0
 
 

@@ -9,12 +9,31 @@ from html.parser import HTMLParser
 
 import pytest
 
+from coordinator.compiler.zoo import ZOO
 from coordinator.store.models import Device, Event, Run, Update
 from tests.web.conftest import log_in
 from tests.web.fleet import NOW
 
-PAGES = ["/", "/devices", "/devices/d0003", "/runs", "/runs/har-night", "/runs/har-pilot", "/runs/har-wide", "/history"]
-LISTS = ["/devices", "/runs", "/history"]
+PAGES = [
+    "/",
+    "/devices",
+    "/devices/d0003",
+    "/runs",
+    "/runs/har-night",
+    "/runs/har-pilot",
+    "/runs/har-wide",
+    "/runs/har-night/versions",
+    "/runs/new",
+    "/models",
+    f"/models/{ZOO['cnn1d'].sha256}",
+    f"/models/{ZOO['mlp'].sha256}",
+    "/compare",
+    "/compare?run=har-night&run=har-pilot",
+    "/history",
+    "/history/sql",
+    "/enrol",
+]
+LISTS = ["/devices", "/runs", "/history", "/runs/har-night/versions"]
 VOID = {"meta", "link", "input", "img", "br"}
 
 
@@ -81,7 +100,7 @@ def test_nothing_comes_from_elsewhere_and_no_script_stands_in_the_page(olga, pat
     assert "unsafe-eval" not in policy
 
 
-@pytest.mark.parametrize("path", ["/", "/devices", "/runs", "/history"])
+@pytest.mark.parametrize("path", ["/", "/devices", "/runs", "/history", "/models", "/compare", "/enrol"])
 def test_an_empty_fleet_says_what_to_do_next(bare, path):
     page = outline(bare, path)
 
@@ -90,11 +109,16 @@ def test_an_empty_fleet_says_what_to_do_next(bare, path):
         "/devices": "shoal-agent enrol --url http://127.0.0.1:8750",
         "/runs": "shoal run start",
         "/history": "Updates appear as soon as a device has trained",
+        "/models": "A model appears here with its first run",
+        "/compare": "There is no run yet",
+        "/enrol": "Make one above, and use it on a board",
     }
     assert expected[path] in page.text
 
 
-@pytest.mark.parametrize("path", [*PAGES, "/assignments/x", "/history.csv", "/runs/har-night/charts/curve"])
+@pytest.mark.parametrize(
+    "path", [*PAGES, "/assignments/x", "/history.csv", "/runs/har-night/charts/curve", "/settings"]
+)
 def test_nobody_reads_anything_without_having_logged_in(app, path):
     answer = app.test_client().get(path)
 
@@ -108,6 +132,12 @@ def test_nobody_reads_anything_without_having_logged_in(app, path):
         "/runs/nothing",
         "/assignments/nothing",
         "/runs/nothing/charts/curve",
+        "/runs/nothing/versions",
+        "/runs/nothing/model",
+        "/runs/har-night/versions/99999/lineage.json",
+        "/runs/new?from=nothing",
+        "/models/nothing",
+        "/compare?run=nothing",
         "/runs/har-night/charts/pie",
         "/static/bokeh/bokeh-api.min.js",
     ],
@@ -136,6 +166,16 @@ def test_what_is_not_there_is_not_found_in_a_sentence(olga, path):
         "/runs/har-night?until=nan",
         "/runs/har-night?window=90000",
         "/runs/har-night/charts/curve?theme=pink",
+        "/runs/har-night?y=luck",
+        "/runs/har-night?by=secret",
+        "/runs/har-night/model?format=pickle",
+        "/runs/har-night/model?width=2",
+        "/runs/har-night/versions?sort=secret",
+        "/runs/new?recipe=soup",
+        "/compare?level=2",
+        "/compare?" + "&".join(f"run=r{n}" for n in range(7)),
+        "/history?column=secret",
+        "/history.xlsx",
     ],
 )
 def test_a_url_that_makes_no_sense_is_refused_in_a_sentence(olga, path):
@@ -263,6 +303,10 @@ def test_hostile_names_and_reasons_stay_text(olga, database):
         "/devices/evil",
         "/runs/har-night",
         "/history?outcome=refused",
+        f"/history?device={attack}",
+        f"/history/sql?sql={attack}",
+        "/runs/new",
+        "/enrol",
         f"/devices?text={attack}",
     ]:
         page = olga.get(path).text

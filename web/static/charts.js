@@ -24,6 +24,24 @@ class Chart {
     this.document = (views.roots ?? [...views])[0].model.document;
     this.window = this.document.get_model_by_name("window");
     this.shown = this.window && [this.window.start, this.window.end];
+    this.window?.change.connect(() => this.panned());
+  }
+
+  /** The reader has moved the window: once they pause, ask for the work that lies in it now. */
+  panned() {
+    clearTimeout(this.pause);
+    if (this.following()) return;
+    this.pause = setTimeout(() => this.look().catch(() => {}), 300); // the beat tells of what fails, and tries again
+  }
+
+  async look() {
+    const { start, end } = this.window, url = new URL(this.element.dataset.chart, location.href);
+    url.searchParams.set("window", Math.min(86400, Math.max(1, Math.ceil((end - start) / 1000))));
+    url.searchParams.set("until", (end / 1000).toFixed(3));
+    this.element.dataset.chart = url.pathname + url.search;
+    delete this.element.dataset.sliding;
+    this.etag = null;
+    await this.refresh();
   }
 
   async refresh() {
@@ -36,7 +54,7 @@ class Chart {
     for (const [name, values] of Object.entries(properties)) {
       if (name !== "window") this.document.get_model_by_name(name).setv(values);
     }
-    if (properties.window) this.move(properties.window.start, properties.window.end);
+    if (properties.window && this.element.dataset.sliding) this.move(properties.window.start, properties.window.end);
   }
 
   /** Nothing new: the work that is open goes on, and the window with it. */
@@ -50,10 +68,14 @@ class Chart {
 
   /** Follow, unless the reader has panned or zoomed away. */
   move(start, end) {
-    const { window, shown } = this;
-    if (Math.abs(window.start - shown[0]) > 1 || Math.abs(window.end - shown[1]) > 1) return;
-    window.setv({ start, end, reset_start: start, reset_end: end });
+    if (!this.following()) return;
     this.shown = [start, end];
+    this.window.setv({ start, end, reset_start: start, reset_end: end });
+  }
+
+  following() {
+    const { window, shown } = this;
+    return Math.abs(window.start - shown[0]) <= 1 && Math.abs(window.end - shown[1]) <= 1;
   }
 }
 

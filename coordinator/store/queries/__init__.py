@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from coordinator.store.queries.contributions import Contribution, Delay, contributions, delays
 from coordinator.store.queries.devices import (
     FLAGS,
     CommandRow,
@@ -29,6 +30,7 @@ from coordinator.store.queries.history import (
     export,
     updates,
 )
+from coordinator.store.queries.models import ModelRow, VersionRow, model, model_of, models, runs_of, versions
 from coordinator.store.queries.overview import Attention, Case, Overview, cursor, overview, throughput
 from coordinator.store.queries.page import Order, Page
 from coordinator.store.queries.runs import (
@@ -43,10 +45,12 @@ from coordinator.store.queries.runs import (
     run,
     run_brief,
     run_names,
+    run_sums,
     runs,
     staleness,
     widths,
 )
+from coordinator.store.queries.statement import statement
 from coordinator.store.queries.work import AssignmentRow, Bar, Work, assignments, why, work, workers
 from coordinator.store.registry import STATUSES
 
@@ -61,11 +65,14 @@ __all__ = [
     "Bar",
     "Case",
     "CommandRow",
+    "Contribution",
     "CurvePoint",
+    "Delay",
     "DeviceDetail",
     "DeviceFilter",
     "DeviceRow",
     "EventRow",
+    "ModelRow",
     "Order",
     "Overview",
     "Page",
@@ -77,29 +84,39 @@ __all__ = [
     "TelemetryPoint",
     "UpdateFilter",
     "UpdateRow",
+    "VersionRow",
     "WidthSpan",
     "Work",
     "assignments",
     "commands",
+    "contributions",
     "cursor",
     "curve",
+    "delays",
     "device",
     "device_ids",
     "devices",
     "events",
     "export",
     "groups",
+    "model",
+    "model_of",
+    "models",
     "overview",
     "run",
     "run_brief",
     "run_names",
+    "run_sums",
     "runs",
+    "runs_of",
     "staleness",
+    "statement",
     "status_changes",
     "status_counts",
     "telemetry",
     "throughput",
     "updates",
+    "versions",
     "why",
     "widths",
     "work",

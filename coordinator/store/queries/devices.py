@@ -53,6 +53,8 @@ SORTS: Final[Columns] = {
     "runtime": Device.runtime,
     "agent": Device.agent,
     "temperature": _temperature,
+    "speed": Device.capability["speed"]["1"].as_float(),
+    "goodput": Device.telemetry["goodput"].as_float(),
     "memory_free": Device.telemetry["memory_free"].as_float(),
     "disk_free": _disk_free,
     "training_share": case((_since > 0, Device.telemetry["training"].as_float() / _since)),
@@ -102,7 +104,8 @@ class DeviceRow:
     """A device in the list. ``since`` is when the status began; times in seconds since 1970, sizes in bytes.
 
     ``assignment``, ``run``, ``version``, ``width``, ``step`` and ``steps`` are those of the open assignment,
-    None without one. ``training_share`` is the part of the agent's life spent on training steps, 0 to 1.
+    None without one. ``speed`` is what a step of the reference model takes at width 1, in ms, ``goodput`` that of its
+    uploads in bytes/s. ``training_share`` is the part of the agent's life spent on training steps, 0 to 1.
     """
 
     id: str
@@ -123,6 +126,9 @@ class DeviceRow:
     samples: int | None
     runtime: str
     agent: str
+    speed: float | None
+    goodput: float | None
+    metered: bool
     temperature: float | None
     memory: int | None
     memory_free: int | None
@@ -337,6 +343,9 @@ def _row(
         samples=device.samples,
         runtime=device.runtime,
         agent=device.agent,
+        speed=(device.capability.get("speed") or {}).get("1"),
+        goodput=beat.get("goodput"),
+        metered=bool(beat.get("metered")),
         temperature=temperature,
         memory=beat.get("memory"),
         memory_free=beat.get("memory_free"),

@@ -130,6 +130,19 @@ class Staleness:
         return None
 
 
+@frozen(kw_only=True)
+class RunSums:
+    """What takes a pass over all updates of a run: dear where these are many."""
+
+    devices: int
+    outcomes: dict[str, int]
+    staleness: Staleness
+    widths: dict[float, int]
+    bytes_up: int
+    bytes_down: int
+    last_update: float | None
+
+
 @frozen
 class WidthSpan:
     """Updates that came in a span of time, counted by width."""
@@ -150,12 +163,31 @@ def runs(session: Session, order: Order, now: float, state: str = "") -> Page[Ru
     return Page(_rows(session, found, now), total, order)
 
 
-def run(session: Session, id: str, now: float) -> RunDetail:
-    """One run by its id; ShoalError not-found."""
+def run(session: Session, id: str, now: float, sums: RunSums | None = None) -> RunDetail:
+    """One run by its id, with the ``sums`` given or new ones; ShoalError not-found."""
     found = session.execute(_with_accuracy().where(Run.id == id)).one_or_none()
     if found is None:
         raise _no_run(id)
     entity: Run = found[0]
+    sums = sums or run_sums(session, id)
+    return RunDetail(
+        row=_rows(session, [found], now, {id: sums.outcomes})[0],
+        recipe_text=entity.recipe,
+        seed=entity.seed,
+        initial_sha256=entity.initial_sha256,
+        dataset=entity.dataset,
+        devices=sums.devices,
+        staleness_p50=sums.staleness.percentile(0.5),
+        staleness_p95=sums.staleness.percentile(0.95),
+        widths=sums.widths,
+        bytes_up=sums.bytes_up,
+        bytes_down=sums.bytes_down,
+        last_update=sums.last_update,
+    )
+
+
+def run_sums(session: Session, id: str) -> RunSums:
+    """What all updates of a run come to; of a run that is not there, nothing."""
     devices = session.scalar(select(func.count(Update.device_id.distinct())).where(Update.run_id == id))
     # One pass over the run's updates, as these are many.
     kinds = (Update.staleness, Update.outcome, Update.width)
@@ -171,15 +203,10 @@ def run(session: Session, id: str, now: float) -> RunDetail:
         if staleness is not None:
             kind = delays.counts.setdefault(staleness, {})
             kind[outcome] = kind.get(outcome, 0) + count
-    return RunDetail(
-        row=_rows(session, [found], now, {id: outcomes})[0],
-        recipe_text=entity.recipe,
-        seed=entity.seed,
-        initial_sha256=entity.initial_sha256,
-        dataset=entity.dataset,
+    return RunSums(
         devices=devices or 0,
-        staleness_p50=delays.percentile(0.5),
-        staleness_p95=delays.percentile(0.95),
+        outcomes=dict(outcomes),
+        staleness=delays,
         widths=dict(sorted(widths.items())),
         bytes_up=sum(int(up) for *_, up, _, _ in sums),
         bytes_down=sum(int(down) for *_, down, _ in sums),
