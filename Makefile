@@ -15,7 +15,7 @@ COVERED = protocol/* coordinator/training/engine.py coordinator/strategies/*
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-arm check bench soak docs oracle clean moved
+.PHONY: help demo test test-arm test-arm-boot check bench soak docs oracle clean moved
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{printf "%-16s%s\n", $$1, $$2}'
@@ -34,6 +34,9 @@ endif
 
 test-arm: $(VENV)/installed-dev  ## training steps on aarch64 and armhf below qemu-user; needs root, minutes the first time
 	@$(BIN)/python -m tests.arm $(ARGS)
+
+test-arm-boot: $(VENV)/installed-dev  ## a blank card boots in QEMU, enrols and trains; needs root, long the first time
+	@$(BIN)/python -m tests.arm.boot $(ARGS)
 
 check: $(VENV)/installed-dev  ## lint, types, import rules
 	@$(BIN)/python -m ruff check .

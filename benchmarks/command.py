@@ -9,7 +9,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from . import agent_footprint, aggregation, history, report, simulator_speed, training_step, web
+from . import (
+    agent_footprint,
+    aggregation,
+    endurance,
+    enrolment,
+    history,
+    idle_fleet,
+    links,
+    noop_round,
+    poisoning,
+    report,
+    simulator_speed,
+    training_step,
+    update_bytes,
+    update_stream,
+    web,
+)
 from .measure import Row, Unavailable
 
 PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
@@ -27,8 +43,16 @@ BENCHMARKS: dict[str, Benchmark] = {
     training_step.NAME: training_step,
     aggregation.NAME: aggregation,
     agent_footprint.NAME: agent_footprint,
+    noop_round.NAME: noop_round,
+    update_stream.NAME: update_stream,
+    idle_fleet.NAME: idle_fleet,
+    enrolment.NAME: enrolment,
     history.NAME: history,
     simulator_speed.NAME: simulator_speed,
+    poisoning.NAME: poisoning,
+    update_bytes.NAME: update_bytes,
+    links.NAME: links,
+    endurance.NAME: endurance,
     web.NAME: web,
 }
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import secrets
 import socket
 import threading
 import time
@@ -18,12 +17,12 @@ from attrs import evolve
 from cheroot.ssl.builtin import BuiltinSSLAdapter
 from cheroot.wsgi import Server
 from flask import Flask
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError
 
 import web
-from coordinator import api, auth, operators, tracing
-from coordinator.broker.access import COORDINATOR
-from coordinator.broker.embedded import BrokerError, EmbeddedBroker
+from coordinator import api, auth, drivers, operators, tracing
+from coordinator.broker import listening
+from coordinator.broker.driver import AddressInUse, BrokerError, Driver
 from coordinator.broker.link import Link
 from coordinator.errors import ShoalError
 from coordinator.fleet import authority
@@ -31,7 +30,6 @@ from coordinator.fleet.authority import AuthorityError, NameRefused, TlsFiles
 from coordinator.home import claim
 from coordinator.services import Services
 from coordinator.settings import Settings
-from coordinator.store import registry
 from coordinator.store.blobs import Blobs
 from coordinator.store.database import Database
 from coordinator.store.retention import Keep, Retention
@@ -115,7 +113,7 @@ class Coordinator:
 
     def _start(self) -> None:
         home = self.settings.home
-        _check_host(self.settings.host)
+        _check_address(self.settings.host, self.settings.port)
         self._closing.enter_context(claim(home))
         self._closing.callback(self.database.close)
         self._closing.enter_context(self.database.claimed())
@@ -124,10 +122,7 @@ class Coordinator:
         segments = Segments(home / "segments")
         self._closing.callback(segments.close)
         blobs = Blobs(home / "blobs")
-        password = secrets.token_urlsafe(32)
-        broker = EmbeddedBroker(
-            self._authenticator(password), host=self.settings.host, port=self.settings.mqtt_port, tls=tls
-        )
+        driver = drivers.choose(self.settings, self.database, tls)
         tracer = tracing.connect(self.settings.traces, str(home.resolve())) if self.settings.traces else None
         if tracer is not None:
             self._closing.callback(tracer.close)
@@ -140,27 +135,32 @@ class Coordinator:
             heartbeat=self.settings.heartbeat,
             clock=self._clock,
             send=lambda device, leaf, payload: links[0].send(device, leaf, payload),
-            cut_off=broker.disconnect,
+            cut_off=driver.shut_out,
             retain=Retention(Keep.of(self.settings), blobs, segments.folder).tend,
+            rotate_after=self.settings.rotate_days * 86_400,
             trace=tracer.tell if tracer else None,
             thinning=Thinning(last=self.settings.keep_last, every=self.settings.keep_every),
         )
         self.steward.recover()
-        try:
-            broker.start()
-        except BrokerError as error:
-            raise ShoalError("port-in-use", str(error)) from error
-        self._closing.callback(broker.stop)
-        host = "127.0.0.1" if self.settings.host in ("0.0.0.0", "127.0.0.1") else self.settings.host  # noqa: S104
-        link = Link(host, broker.port, password, self.steward.hear, tls.ca if tls else None)
-        links.append(link)
-        self.steward.start()
-        self._closing.callback(self.steward.stop)
-        link.start()
-        self._closing.callback(link.stop)
-        self._serve(blobs, broker.port, tls)
+        self._meet(driver, links)
+        self._serve(blobs, driver, tls)
 
-    def _serve(self, blobs: Blobs, mqtt_port: int, tls: TlsFiles | None) -> None:
+    def _meet(self, driver: Driver, links: list[Link]) -> None:
+        """Broker, steward and the link between them, in the order in which they need each other."""
+        try:
+            driver.start()
+            self._closing.callback(driver.stop)
+            links.append(Link(driver.door, self.steward.hear))
+            self.steward.start()
+            self._closing.callback(self.steward.stop)
+            links[0].start()
+            self._closing.callback(links[0].stop)
+        except AddressInUse as error:
+            raise ShoalError("port-in-use", str(error)) from error
+        except BrokerError as error:
+            raise ShoalError("broker-unusable", str(error)) from error
+
+    def _serve(self, blobs: Blobs, driver: Driver, tls: TlsFiles | None) -> None:
         server = _Server((self.settings.host, self.settings.port), None, numthreads=THREADS, server_name="shoal")
         if tls is not None:
             server.ssl_adapter = BuiltinSSLAdapter(str(tls.certificate), str(tls.key))
@@ -171,8 +171,9 @@ class Coordinator:
             raise ShoalError("port-in-use", f"The pages cannot be served at {where}: {error}") from error
         self._closing.callback(server.stop)
         port = int(server.bind_addr[1])
-        self.settings = evolve(self.settings, port=port, mqtt_port=mqtt_port)
-        self.services = Services(self.settings, self.database, self.steward, blobs, self._clock)
+        self.settings = evolve(self.settings, port=port, mqtt_port=driver.door.port)
+        admit = drivers.admitting(driver)
+        self.services = Services(self.settings, self.database, self.steward, blobs, self._clock, admit)
         server.wsgi_app = create_app(self.services)
         threading.Thread(target=server.serve, name="http", daemon=True).start()
         home, now = self.settings.home, self._clock()
@@ -197,19 +198,6 @@ class Coordinator:
         except AuthorityError as error:
             raise ShoalError("home-unusable", str(error)) from error
 
-    def _authenticator(self, password: str) -> Callable[[str, str, str], bool]:
-        def authenticate(username: str, secret: str, client_id: str) -> bool:
-            if username == COORDINATOR:
-                return secrets.compare_digest(secret, password)
-            try:
-                with self.database.read() as session:
-                    return registry.secret_matches(session, username, secret)
-            except SQLAlchemyError as error:
-                log.error("authentication-failed device=%s error=%s", username, error)
-                return False
-
-        return authenticate
-
 
 class _Server(Server):
     """What the HTTP server has to say, e.g. of a broken TLS handshake, goes where everything else goes."""
@@ -218,14 +206,19 @@ class _Server(Server):
         log.log(min(level, logging.WARNING), "http %s", msg.strip(), exc_info=traceback)
 
 
-def _check_host(host: str) -> None:
-    """ShoalError bad-request if this machine has no such address: no port is in use then."""
+def _check_address(host: str, port: int) -> None:
+    """ShoalError bad-request if this machine has no such address; else what keeps this process from the port."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         socket.create_server((host, 0), family=family).close()
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise ShoalError("bad-request", f"This machine cannot listen at {host[:80]!r}: {reason}") from error
+    try:
+        listening.check(host, port)
+    except BrokerError as error:
+        code = "port-in-use" if isinstance(error, AddressInUse) else "port-unusable"
+        raise ShoalError(code, f"The pages cannot be served at {host}:{port}: {error}") from error
 
 
 def _write_aside(path: Path, text: str) -> None:

@@ -20,7 +20,7 @@ from coordinator import operators
 from coordinator.errors import ShoalError
 from coordinator.operators import Visitor
 from coordinator.services import Services
-from coordinator.store import registry
+from coordinator.store import credentials
 
 SESSION_DAYS: Final = 14
 SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -99,12 +99,14 @@ def require(role: str) -> Callable[[View], View]:
 
 
 def admit_device() -> str:
-    """The id of the device that is asking, by Basic authentication with its id and its secret."""
+    """The id of the device that is asking, by Basic authentication with its id and its secret, which
+    is ``g.secret`` then."""
     g.challenge = 'Basic realm="shoal"'
     sent = _authorization()
     if sent is not None and sent.type == "basic" and sent.username and sent.password is not None:
         with services().database.read() as reading:
-            if registry.secret_matches(reading, sent.username, sent.password):
+            if credentials.secret_matches(reading, sent.username, sent.password):
+                g.secret = sent.password
                 return sent.username
     raise ShoalError("not-authenticated", "This needs the id and the secret of a device that is not revoked")
 

@@ -31,9 +31,11 @@ CATALOGUE: Final[dict[str, Entry]] = {
     "too-many-requests": Entry(429, "Too many requests"),
     "internal": Entry(500, "Something went wrong in the coordinator"),
     "busy": Entry(503, "The coordinator is busy: try again"),
+    "broker-unusable": Entry(503, "The broker cannot be used"),
     "database-unusable": Entry(503, "The database cannot be used"),
     "home-unusable": Entry(503, "The home folder cannot be used"),
     "port-in-use": Entry(503, "The port is already in use"),
+    "port-unusable": Entry(503, "The port cannot be used"),
 }
 
 

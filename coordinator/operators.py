@@ -18,8 +18,8 @@ from sqlalchemy import CursorResult, select, update
 from sqlalchemy.orm import Session
 
 from coordinator.errors import ShoalError
+from coordinator.store.credentials import secret_hash
 from coordinator.store.models import ApiToken, Event, Operator
-from coordinator.store.registry import secret_hash
 
 ROLES: Final = ("viewer", "operator", "admin")
 """Each may do what those before it may."""

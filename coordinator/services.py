@@ -45,6 +45,10 @@ class Commands(Protocol):
     def operate(self, run: str, action: str, by: str) -> None:
         """``pause``, ``resume`` or ``stop`` a run; ShoalError not-found or conflict."""
 
+    def command(self, device: str, kind: str, *, life: float, by: str) -> str:
+        """Tell a device to do something once, within ``life`` seconds; the command's id. ShoalError bad-request,
+        not-found or conflict."""
+
     def disconnect(self, device: str) -> None:
         """End a device's live sessions and close its open assignments (it was revoked)."""
 
@@ -57,3 +61,6 @@ class Services:
     blobs: Blobs
     clock: Callable[[], float]
     """Seconds since 1970."""
+    admit: Callable[[str, str], object] = lambda _device, _secret: None
+    """Tell the broker a device's secret once it is durable; one that asks the device table need not be told.
+    ShoalError broker-unusable."""

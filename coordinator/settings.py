@@ -11,6 +11,7 @@ from typing import Any
 from attrs import asdict, field, fields, frozen
 from sqlalchemy import URL
 
+from coordinator.broker.driver import ACCOUNTS, BROKERS, parse_url
 from coordinator.errors import ShoalError
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -32,6 +33,10 @@ class Settings:
     ``keep_every`` versions. ``max_events`` counts lines of the journal, ``max_bodies`` and ``max_blobs`` are in GB (0:
     no limit). ``open_metrics`` opens /metrics to everybody on this machine. ``log`` is ``text`` or ``json``; ``traces``
     is the URL that spans are sent to by OTLP over HTTP (empty: none are made).
+
+    ``broker`` is one of BROKERS; those that begin with ``broker_`` are for ``external`` (see
+    :mod:`coordinator.broker.external`). ``rotate_days`` is the age at which devices are told to make a new secret (0:
+    never).
     """
 
     home: Path = field(factory=default_home, converter=Path)
@@ -41,6 +46,13 @@ class Settings:
     name: str = ""
     database: str = ""
     database_reader: str = ""
+    broker: str = "auto"
+    broker_url: str = ""
+    broker_user: str = "coordinator"
+    broker_password: str = field(default="", repr=False)
+    broker_accounts: str = "dynamic-security"
+    broker_probe: str = field(default="", repr=False)
+    rotate_days: float = 0.0
     heartbeat: float = 10.0
     tls: str = "auto"
     open_metrics: bool = False
@@ -66,9 +78,17 @@ class Settings:
         return self.database_reader or self.database_url
 
     @property
+    def loopback(self) -> bool:
+        return self.host == "localhost" or self.host.startswith("127.") or self.host == "::1"
+
+    @property
     def encrypted(self) -> bool:
-        loopback = self.host == "localhost" or self.host.startswith("127.") or self.host == "::1"
-        return self.tls == "on" or (self.tls == "auto" and not loopback)
+        return self.tls == "on" or (self.tls == "auto" and not self.loopback)
+
+    @property
+    def external(self) -> tuple[str, int, bool] | None:
+        """Host, port and encryption of a broker that somebody else runs; None for one of ours."""
+        return parse_url(self.broker_url) if self.broker == "external" else None
 
     @property
     def address(self) -> str:
@@ -128,6 +148,10 @@ def _checked(values: Mapping[str, Any]) -> Settings:
     settings = Settings(**read)
     if settings.tls not in ("auto", "on", "off"):
         raise ShoalError("bad-request", f"Setting tls is {settings.tls!r}, expected auto, on or off")
+    if settings.tls == "off" and not settings.loopback:
+        refused = "secrets would travel in the clear: tls = off is for loopback only"
+        raise ShoalError("bad-request", f"Setting host is {settings.host!r}, where {refused}")
+    _check_broker(settings)
     if settings.log_level.lower() not in LOG_LEVELS:
         known = ", ".join(LOG_LEVELS)
         raise ShoalError("bad-request", f"Setting log_level is {settings.log_level!r}, expected one of {known}")
@@ -139,7 +163,7 @@ def _checked(values: Mapping[str, Any]) -> Settings:
             raise ShoalError("bad-request", f"Setting {name} is {getattr(settings, name)}, expected 0 to 65535")
     if not 0.1 <= settings.heartbeat <= 86400:
         raise ShoalError("bad-request", f"Setting heartbeat is {settings.heartbeat}, expected 0.1 to 86400 seconds")
-    for name in ("keep_telemetry", "keep_telemetry_5m", "keep_events", "keep_inputs"):
+    for name in ("keep_telemetry", "keep_telemetry_5m", "keep_events", "keep_inputs", "rotate_days"):
         if not 0 <= getattr(settings, name) <= 100_000:
             raise ShoalError("bad-request", f"Setting {name} is {getattr(settings, name)}, expected 0 to 100000")
     for name, least in (("keep_last", 2), ("keep_every", 0), ("max_events", 0), ("max_bodies", 0), ("max_blobs", 0)):
@@ -150,3 +174,20 @@ def _checked(values: Mapping[str, Any]) -> Settings:
     if settings.traces and not settings.traces.startswith(("http://", "https://")):
         raise ShoalError("bad-request", f"Setting traces is {settings.traces[:80]!r}, expected an http(s):// URL")
     return settings
+
+
+def _check_broker(settings: Settings) -> None:
+    for name, known in (("broker", BROKERS), ("broker_accounts", ACCOUNTS)):
+        if (value := getattr(settings, name)) not in known:
+            raise ShoalError("bad-request", f"Setting {name} is {value!r}, expected one of {', '.join(known)}")
+    if settings.broker != "external":
+        return
+    try:
+        host, _, encrypted = parse_url(settings.broker_url)
+    except ValueError as error:
+        raise ShoalError("bad-request", f"Setting broker_url: {error}") from error
+    if not encrypted and host not in ("localhost", "127.0.0.1", "::1"):
+        raise ShoalError("bad-request", f"Setting broker_url is {settings.broker_url!r}: mqtt:// is for loopback only")
+    if encrypted and not settings.encrypted:
+        reason = "devices learn the authority that signs the broker's certificate from an encrypted coordinator only"
+        raise ShoalError("bad-request", f"Setting broker_url is {settings.broker_url!r}: {reason}, set tls = on")

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import http.client
 import ipaddress
+import logging
 import ssl
+import time
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from attrs import frozen
 
 from .errors import HomeError, UsageError
+
+_NO_CHECK_TIME = 0x200000  # X509_V_FLAG_NO_CHECK_TIME, which the ssl module has no name for
+
+log = logging.getLogger(__name__)
 
 
 @frozen
@@ -62,12 +69,23 @@ def parse(url: str, authority: Path | None = None) -> Address:
     return Address(parts.hostname, port or (443 if tls else 80), tls, parts.path.rstrip("/"), authority)
 
 
-def trust(authority: Path | None) -> ssl.SSLContext:
-    """A context that accepts certificates of ``authority`` only; None means the system's authorities."""
+def trust(authority: Path | None, now: Callable[[], float] = time.time) -> ssl.SSLContext:
+    """A context that accepts certificates of ``authority`` only; None means the system's authorities.
+
+    A board without a clock battery believes it is 1970 until it has asked somebody, and to ask it needs TLS. Where the
+    clock says that the authority does not exist yet, the clock is wrong: dates of certificates count for nothing then,
+    signatures and names as ever.
+    """
     try:
-        return ssl.create_default_context(cafile=str(authority) if authority else None)
+        context = ssl.create_default_context(cafile=str(authority) if authority else None)
     except (OSError, ssl.SSLError) as error:
         raise HomeError(f"the coordinator's authority {authority} cannot be read: {error}") from error
+    if authority is not None:
+        made = [ssl.cert_time_to_seconds(str(known["notBefore"])) for known in context.get_ca_certs()]
+        if made and now() < min(made):
+            log.warning("clock-behind now=%.0f authority_made=%.0f", now(), min(made))
+            context.verify_flags |= _NO_CHECK_TIME
+    return context
 
 
 def _trust_anyone() -> ssl.SSLContext:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import os
 import queue
 import secrets
-import signal
 import time
 from random import Random
 from typing import Any, assert_never
@@ -14,6 +12,7 @@ from typing import Any, assert_never
 from attrs import evolve
 
 from protocol import topics
+from protocol.commands import Command
 from protocol.errors import ProtocolError
 from protocol.messages import Assignment, DeviceEvent, Message, Retry, Telemetry
 from protocol.wire import decode, encode
@@ -22,6 +21,7 @@ from . import feedback, memory
 from . import offer as offers
 from .address import parse
 from .bench import Finished
+from .commands import Ended, Orders, Recent, Told
 from .conversation import (
     Acknowledged,
     Allow,
@@ -56,7 +56,6 @@ from .data.keeper import Found, Spoiled
 from .download import Blobs
 from .duty import Duty, Judged
 from .errors import UsageError
-from .home import Home
 from .identity import Identity
 from .link import Acked, Broker, Denied, Down, Incoming, Link, Up
 from .service import Notifier
@@ -72,9 +71,10 @@ log = logging.getLogger(__name__)
 
 
 class Agent:
-    """Wires spool, session, link, data and workshop. ``run`` returns when :meth:`stop` was called."""
+    """Wires spool, session, link, data, workshop and orders. ``run`` returns when :meth:`stop` was called, or when an
+    order ends it: see :attr:`orders` for what is to be done then."""
 
-    def __init__(self, settings: Settings, identity: Identity) -> None:
+    def __init__(self, settings: Settings, identity: Identity, recent: Recent, notifier: Notifier) -> None:
         if settings.data is None:
             raise UsageError(f'no training data is set: put data = "file.npz" into {settings.home / "agent.toml"}')
         self._settings = settings
@@ -83,17 +83,18 @@ class Agent:
         self._started = time.monotonic()
         self._stopping = False
         self._inbox: queue.SimpleQueue[object] = queue.SimpleQueue()
-        self._notifier = Notifier()
+        self._notifier = notifier
         self._spool = Spool(settings.home, settings.spool_bytes)
         authority = settings.home / identity.authority if identity.authority else None
         self._address = parse(settings.url or identity.url, authority)
         self._duty = Duty(settings, settings.data, offers.backend(settings), self._started, self._inbox.put)
-        blobs = Blobs(
+        self.orders = Orders(settings.home, self._address, recent, self._inbox.put)
+        self._blobs = Blobs(
             settings.home / "blobs", settings.cache_bytes, self._address, identity.device, identity.secret
         )
         pace = settings.pace / settings.conditions.cpu_share
         self._workshop = Workshop(
-            blobs,
+            self._blobs,
             self._duty.gate,
             self._spool.checkpoints,
             self._duty.backend,
@@ -135,7 +136,7 @@ class Agent:
         self._duty.open()
         self._notifier.ready()
         try:
-            while not self._stopping:
+            while not self._stopping and not self.orders.stopping:
                 self._tell_damage()
                 self._look()
                 event = self._event(self._next())
@@ -143,8 +144,11 @@ class Agent:
                     self._handle(event)
                 if isinstance(event, Trained):
                     self._workshop.taken(event.assignment)
+                for tag, result in self.orders.untold() if self._session.connected else ():
+                    self._link.publish("result", result, tag)
         finally:
-            self._notifier.stopping()
+            if not self.orders.restart:
+                self._notifier.stopping()
             self._workshop.close()
             self._duty.close()
             self._link.close()
@@ -177,6 +181,7 @@ class Agent:
             case Up():
                 log.info("connected host=%s port=%d", self._identity.broker_host, self._identity.broker_port)
                 self._cause = None
+                self.orders.connected()
                 self._heard(Judged(True))
                 return Connected()
             case Down(cause):
@@ -184,16 +189,27 @@ class Agent:
                 return Disconnected()
             case Denied():
                 self._duty.denied(self._address, self._identity)
+            case Judged(False) if self._session.connected:
+                pass  # asked with the secret before this one: the broker has let us in since
             case Found() | Spoiled() | Judged():
                 self._heard(happened)
             case Incoming(topic, payload, retained):
                 message = self._decoded(topic, payload)
+                if isinstance(message, Command):
+                    self.orders.take(message, self._identity)
+                    self._duty.look_at = time.monotonic()  # it may have been told to pause, or to resume
+                    return None
                 if isinstance(message, Assignment | Retry):
                     self._told = message.reason if isinstance(message, Retry) else None
                 return None if message is None else Received(message, retained)
             case Acked():
                 tag: Any = self._link.delivered(happened)
+                if isinstance(tag, Told):
+                    self.orders.delivered(tag)
+                    return None
                 return None if tag is None else Acknowledged(tag)
+            case Ended():
+                self._ended(happened)
             case Finished():
                 return self._encoded(happened)
             case Failed(assignment, kind, reason):
@@ -206,6 +222,13 @@ class Agent:
             case _:
                 raise TypeError(f"nobody reports {type(happened).__name__}")
         return None
+
+    def _ended(self, order: Ended) -> None:
+        self.orders.ended(order)
+        if order.identity is not None:
+            self._identity = order.identity
+            self._blobs.reauthenticate(self._identity.secret)
+            self._link.reauthenticate(self._identity.secret)
 
     def _decoded(self, topic: str, payload: bytes) -> Message | None:
         try:
@@ -362,15 +385,3 @@ class Agent:
         }
         facts = {"connected": connected, "state": state, "cause": self._cause, "told": self._told, **self._duty.facts()}
         self._status.write(facts, passing)
-
-
-def run(settings: Settings, identity: Identity) -> None:
-    """Be the agent until SIGTERM or SIGINT."""
-    memory.be_frugal()
-    if settings.conditions.nice:
-        os.setpriority(os.PRIO_PROCESS, 0, settings.conditions.nice)
-    with Home(settings.home):
-        agent = Agent(settings, identity)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: agent.stop())
-        agent.run()

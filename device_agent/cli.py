@@ -193,10 +193,10 @@ def _token(arguments: argparse.Namespace) -> str:
 def _run(arguments: argparse.Namespace) -> None:
     chosen = settings.load(arguments.home)
     known = identity.load(chosen.home)
-    from . import agent, logs
+    from . import logs, process
 
     logs.set_up(chosen)
-    agent.run(chosen, known)
+    process.run(chosen, known)
 
 
 def _status(arguments: argparse.Namespace) -> None:

@@ -54,7 +54,12 @@ class Blobs:
         self._directory = directory
         self._limit = limit
         self._address = address
-        login = base64.b64encode(f"{device}:{secret}".encode()).decode()
+        self._device = device
+        self.reauthenticate(secret)
+
+    def reauthenticate(self, secret: str) -> None:
+        """From the next request on, the device's secret is this one."""
+        login = base64.b64encode(f"{self._device}:{secret}".encode()).decode()
         self._headers = {"Authorization": f"Basic {login}", "Accept-Encoding": "identity"}
 
     def cached(self, blob: Blob) -> bytes | None:

@@ -12,7 +12,7 @@ from .errors import HomeError
 
 LOCK = "agent.lock"
 PAUSED = "paused"
-"""Exists while the owner wants the device to rest."""
+"""Exists while the device is to rest: its owner said so here, or a command from the coordinator."""
 
 
 class Home:
@@ -55,7 +55,7 @@ def running(home: Path) -> bool:
 
 
 def paused(home: Path) -> bool:
-    """Whether the owner wants the device to rest; so it stays over restarts."""
+    """Whether the device is to rest; so it stays over restarts."""
     return (home / PAUSED).exists()
 
 

@@ -13,6 +13,7 @@ import http.client
 import json
 import os
 import secrets
+import shutil
 import ssl
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,16 @@ def enrol(home: Path, url: str, token: Token, name: str, capability: Capability)
     return identity
 
 
+def forget(home: Path) -> None:
+    """Nothing is left of who this device was, of what it trained, and of where; its settings and data stay."""
+    for name in ("identity", "enrolment", "rotation", "commands", "status"):
+        (home / f"{name}.json").unlink(missing_ok=True)
+    for path in (home / "authority.pem", home / "paused", *home.glob("spool*")):
+        path.unlink(missing_ok=True)
+    for folder in ("blobs", "checkpoint"):
+        shutil.rmtree(home / folder, ignore_errors=True)
+
+
 def make_home(home: Path) -> None:
     try:
         home.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -181,7 +192,7 @@ def _pending_secret(home: Path, token: Token) -> str:
 
 def _authority(address: Address, fingerprint: str) -> bytes:
     """The coordinator's CA as PEM, fetched from anyone and believed only if the token vouches for it."""
-    status, body = _exchange(address, "GET", "/api/v1/authority", verify=False)
+    status, body = exchange(address, "GET", "/api/v1/authority", verify=False)
     if status != 200:
         raise Refused(
             f"{address.url} does not hand out its authority (status {status}); is it a Shoal coordinator?"
@@ -200,20 +211,20 @@ def _authority(address: Address, fingerprint: str) -> bytes:
 
 
 def _claim(address: Address, request: EnrolmentRequest) -> EnrolmentReply:
-    status, body = _exchange(address, "POST", "/api/v1/enrol", encode(request))
+    status, body = exchange(address, "POST", "/api/v1/enrol", encode(request))
     if status >= 500 or status in (408, 429):
         raise Unreachable(
-            f"{address.url} cannot enrol devices now (status {status}): {_problem(body)}; try again"
+            f"{address.url} cannot enrol devices now (status {status}): {problem(body)}; try again"
         )
     if status not in (200, 201):
-        raise Refused(f"{address.url} refused the enrolment (status {status}): {_problem(body)}")
+        raise Refused(f"{address.url} refused the enrolment (status {status}): {problem(body)}")
     try:
         return decode(EnrolmentReply, body)
     except ProtocolError as error:
         raise Refused(f"{address.url} sent an answer this agent does not understand: {error}") from error
 
 
-def _problem(body: bytes) -> str:
+def problem(body: bytes) -> str:
     """The sentence of an RFC 9457 problem."""
     try:
         problem: Any = json.loads(body)
@@ -223,13 +234,16 @@ def _problem(body: bytes) -> str:
         return "it gave no reason"
 
 
-def _exchange(
-    address: Address, method: str, path: str, body: bytes | None = None, verify: bool = True
+def exchange(
+    address: Address, method: str, path: str, body: bytes | None = None, verify: bool = True, login: str = ""
 ) -> tuple[int, bytes]:
+    """Status and body of one request; ``login`` is for Basic authentication. Unreachable or Refused."""
     connection = address.connect(verify=verify)
     headers = {"Accept": "application/json, application/problem+json"}
     if body is not None:
         headers["Content-Type"] = "application/json"
+    if login:
+        headers["Authorization"] = f"Basic {login}"
     try:
         connection.request(method, address.prefix + path, body, headers)
         reply = connection.getresponse()

@@ -14,7 +14,7 @@ from random import Random
 from typing import Any
 
 import paho.mqtt.client as mqtt
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.reasoncodes import ReasonCode
 
@@ -24,7 +24,7 @@ from .address import trust
 from .errors import HomeError
 
 KEEPALIVE = 60  # seconds
-FIRST_WAIT, LONGEST_WAIT, REFUSED_WAIT = 1.0, 60.0, 300.0  # seconds between attempts
+FIRST_WAIT, LONGEST_WAIT, REFUSED_WAIT = 1.0, 25.0, 300.0  # seconds between attempts
 CONNECT_TIMEOUT = 15.0  # seconds
 OUTGOING = 64  # messages paho may queue; the session keeps far fewer in flight
 
@@ -103,6 +103,12 @@ class Link:
         if connection is not None:
             connection.end()
         self._thread.join(timeout)
+
+    def reauthenticate(self, secret: str) -> None:
+        """Connect anew, with another secret."""
+        self._broker = evolve(self._broker, secret=secret)
+        if self._connection is not None:
+            self._connection.end()
 
     def publish(self, leaf: str, payload: bytes, tag: Hashable | None = None) -> None:
         """Send below this device's prefix. While there is no connection the message is dropped.

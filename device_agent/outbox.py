@@ -6,8 +6,11 @@
 | receipt ``missing``                    | send these chunks, a window at a time                             |
 | the broker acknowledges a chunk        | the next chunk; the link's goodput is measured                    |
 | a final receipt                        | the update is done; announce the next                             |
-| silence for 15 s (backing off to 60 s) | announce again, the next assignment's first if several wait; the  |
-|                                        | commits of one assignment never overtake each other               |
+| silence for 10 to 20 s, backing off to | announce again, the next assignment's first if several wait; the  |
+| 10 to 60 s with full jitter            | commits of one assignment never overtake each other. What the     |
+|                                        | broker has not acknowledged yet is still on its way: not again    |
+| a break before anything got through    | announce again in the smallest chunks: whatever the link is, one  |
+|                                        | of them passes within the keepalive                               |
 | connection or coordinator came back    | announce again: the receipt lists what is still missing           |
 """
 
@@ -17,12 +20,14 @@ import math
 from collections.abc import Iterable
 from typing import Protocol
 
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
 from protocol.messages import Receipt, Update
-from protocol.transfer import Sender
+from protocol.transfer import MIN_CHUNK, Sender, Window
 
-PATIENCE, PATIENCE_LIMIT = 15.0, 60.0  # seconds without a receipt before announcing again
+PATIENCE = 10.0  # seconds in which an answer is not missed yet
+JITTER, JITTER_LIMIT = 10.0, 50.0  # and up to so many more before announcing again
+UNDER_WAY = 120.0  # seconds without a sign of the broker, after which paho's keepalive has ended the connection
 MEASURABLE = 16 * 1024  # bytes; less says more about latency than about the link
 
 
@@ -53,8 +58,28 @@ class Piece:
 @define
 class _Upload:
     update: Update
-    sender: Sender
+    body: bytes = field(repr=False)
+    sender: Sender = field(init=False)
     first_sent: float | None = None
+    announced: float | None = None
+    """When the announcement left that the broker has not acknowledged."""
+    through: bool = True
+    """Something of it has got through on this connection, or nothing was tried."""
+
+    def __attrs_post_init__(self) -> None:
+        self.sender = Sender(self.update, self.body)
+
+    @property
+    def under_way(self) -> bool:
+        return self.announced is not None or self.sender.flying
+
+    def broken(self) -> None:
+        """The connection is gone."""
+        self.announced = None
+        if not self.through and self.update.chunk != MIN_CHUNK and self.update.size > MIN_CHUNK:
+            self.update = evolve(self.update, chunk=MIN_CHUNK)
+            self.sender = Sender(self.update, self.body)
+        self.through = True
 
 
 class Outbox:
@@ -62,10 +87,12 @@ class Outbox:
 
     def __init__(self, rng: Chance, updates: Iterable[tuple[Update, bytes]]) -> None:
         self._rng = rng
-        self._queue = [_Upload(update, Sender(update, body)) for update, body in updates]
+        self._queue = [_Upload(update, body) for update, body in updates]
         self.reachable = False
         self._due = math.inf
-        self._patience = PATIENCE
+        self._jitter = JITTER
+        self._heard = -math.inf  # the last sign of the broker
+        self._window = Window()
         self._busy_since: float | None = None
         self._busy_bytes = 0
         self.goodput: float | None = None
@@ -88,7 +115,7 @@ class Outbox:
         return self._due
 
     def add(self, update: Update, body: bytes, now: float) -> list[Piece]:
-        self._queue.append(_Upload(update, Sender(update, body)))
+        self._queue.append(_Upload(update, body))
         return self._restart(now) if len(self._queue) == 1 else []
 
     def open(self, now: float) -> list[Piece]:
@@ -100,6 +127,9 @@ class Outbox:
         self.reachable = False
         self._due = math.inf
         self._busy_since = None
+        self._window = Window()
+        for upload in self._queue:
+            upload.broken()
 
     def receipt(self, receipt: Receipt, now: float) -> tuple[Update | None, list[Piece]]:
         """The update this receipt is final for (None otherwise), and what to publish now."""
@@ -111,7 +141,7 @@ class Outbox:
             if upload is not head:
                 return None, []
             upload.sender.missing(receipt.missing)
-            self._patience = PATIENCE
+            self._jitter = JITTER
             return None, self._send(now)
         self._queue.remove(upload)
         if upload.first_sent is not None:
@@ -122,18 +152,26 @@ class Outbox:
         """The broker has this publish."""
         if not self._queue or self._queue[0].update.key != (tag.assignment, tag.commit):
             return []
-        update, sender = self._queue[0].update, self._queue[0].sender
+        upload = self._queue[0]
+        update, self._heard, upload.through = upload.update, now, True
         if tag.index is None:
+            if upload.announced is not None and update.chunk and not upload.sender.flying:
+                self._window.alone(now - upload.announced)
+            upload.announced = None
             self._measure(update.size, now)
             return []
-        sender.arrived(tag.index)
+        upload.sender.arrived(tag.index)
+        self._window.arrived(tag.index, now)
         self._measure(min(update.chunk, update.size - tag.index * update.chunk), now)
         return self._send(now)
 
     def tick(self, now: float) -> list[Piece]:
         if now < self._due:
             return []
-        self._patience = min(2 * self._patience, PATIENCE_LIMIT)
+        if self._queue[0].under_way and now < self._heard + UNDER_WAY:
+            self._wait(now)
+            return []
+        self._jitter = min(2 * self._jitter, JITTER_LIMIT)
         # The next one gets its turn: an update nobody answers must not hold up the others for ever. The commits of
         # one assignment stay in order, for each builds on the one before.
         first = self._queue[0].update.assignment
@@ -141,7 +179,7 @@ class Outbox:
         return self._announce(now)
 
     def _restart(self, now: float) -> list[Piece]:
-        self._patience = PATIENCE
+        self._jitter = JITTER
         return self._announce(now)
 
     def _announce(self, now: float) -> list[Piece]:
@@ -153,6 +191,9 @@ class Outbox:
             upload.first_sent = now
         self._wait(now)
         self._busy_since, self._busy_bytes = None if upload.update.chunk else now, 0
+        upload.announced, upload.through = now, False
+        self._heard = now
+        self._window.forget()
         return [Piece("update", upload.sender.announce(), Tag(*upload.update.key))]
 
     def _send(self, now: float) -> list[Piece]:
@@ -164,12 +205,14 @@ class Outbox:
             self._busy_since = None
         elif self._busy_since is None:
             self._busy_since, self._busy_bytes = now, 0
-        return [
-            Piece("chunk", data, Tag(*upload.update.key, index)) for index, data in upload.sender.frames()
-        ]
+        pieces = []
+        for index, data in upload.sender.frames(self._window.size):
+            self._window.sent(index, now)
+            pieces.append(Piece("chunk", data, Tag(*upload.update.key, index)))
+        return pieces
 
     def _wait(self, now: float) -> None:
-        self._due = now + self._patience * self._rng.uniform(0.75, 1.25)
+        self._due = now + PATIENCE + self._rng.uniform(0, self._jitter)
 
     def _measure(self, arrived: int, now: float) -> None:
         """Fold what has arrived since the link became busy into the goodput."""

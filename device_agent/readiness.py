@@ -44,7 +44,7 @@ class Readiness:
         if self.revoked:
             found.append("the coordinator has revoked this device: enrol it again with a new token")
         if self.paused:
-            found.append("its owner has paused it: 'shoal-agent resume' ends that")
+            found.append("it was told to pause: 'shoal-agent resume' ends that, or the command resume")
         if self.data is not None:
             found.append(self.data)
         found += self.unmet.values()

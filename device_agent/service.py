@@ -120,10 +120,13 @@ def _quoted(text: str) -> str:
 class Notifier:
     """Tells systemd how the agent is; does nothing where systemd has not asked.
 
-    Takes its variables out of ``environ``: the programs the agent runs must not speak in its name.
+    Takes its variables out of ``environ``: the programs the agent runs must not speak in its name. The process that
+    takes this one's place needs them again: they are in ``taken``.
     """
 
     def __init__(self, environ: MutableMapping[str, str] = os.environ) -> None:
+        names = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
+        self.taken = {name: environ[name] for name in names if name in environ}
         address = environ.pop("NOTIFY_SOCKET", "")
         self._address = "\0" + address[1:] if address.startswith("@") else address
         wanted, own = environ.pop("WATCHDOG_USEC", ""), str(os.getpid())

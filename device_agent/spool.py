@@ -13,7 +13,7 @@ import hashlib
 import os
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -31,6 +31,7 @@ NAME = "spool.db"
 LIMIT = 64 << 20  # bytes
 RUNS = 4  # residuals kept, those used last
 FINISHED = 64  # finished assignments remembered
+_PROBE = 64 << 10  # bytes that an agent needs at least to start
 VERSION = 2
 
 _SCHEMA = """
@@ -279,6 +280,25 @@ def peek(home: Path) -> tuple[Assignment | None, list[Update]]:
         ]
     except ProtocolError as error:
         raise HomeError(f"{path} was written by another version of this agent: {error}") from error
+
+
+def obstacle(home: Path) -> str | None:
+    """Why an agent that does not run could not use the spool in ``home``, None if it could. Writes a little to see."""
+    probe = home / f"{NAME}.probe"
+    try:
+        with open(probe, "wb") as file:
+            file.write(bytes(_PROBE))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        return f"the spool in {home} cannot be written: {error.strerror}"
+    finally:
+        with suppress(OSError):
+            probe.unlink(missing_ok=True)
+    path = home / NAME
+    if path.exists() and not os.access(path, os.W_OK):
+        return f"the spool {path} cannot be written: it is read-only"
+    return None
 
 
 def _outgoing(header: bytes, body: bytes) -> tuple[Update, bytes]:

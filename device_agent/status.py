@@ -55,10 +55,15 @@ def collect(home: Path, device: str, url: str) -> dict[str, Any]:
 
     alive = running(home)
     written = read(home) if alive else {}
+    reason = written.get("reason") if alive else spool.obstacle(home)
     try:
         held, updates = spool.peek(home)
     except OSError as error:
         raise HomeError(f"the spool in {home} cannot be read: {error}") from error
+    except HomeError:
+        if alive or reason is None:
+            raise
+        held, updates = None, []  # SQLite needs a little room even to read
     resting = "paused" if paused(home) else "stopped"
     return {
         "device": device,
@@ -67,7 +72,7 @@ def collect(home: Path, device: str, url: str) -> dict[str, Any]:
         "connected": bool(written.get("connected")),
         "cause": written.get("cause"),
         "state": written.get("state", "starting" if alive else resting),
-        "reason": written.get("reason"),
+        "reason": reason,
         "assignment": held.id if held else None,
         "run": held.run if held else None,
         "width": held.plan.width if held else None,
@@ -84,7 +89,7 @@ def sentences(status: dict[str, Any]) -> list[str]:
     because = f" ({status['cause']})" if status["cause"] else ""
     how = "runs, connected" if status["connected"] else f"runs, not connected{because}"
     lines = [f"{status['device']} at {status['url']}: the agent {how if status['running'] else 'is not running'}"]
-    if status["running"] or status["state"] == "paused":
+    if status["running"] or status["state"] == "paused" or status["reason"]:
         lines.append(f"  state: {status['state']}" + (f": {status['reason']}" if status["reason"] else ""))
     if status["assignment"]:
         step = f", step {status['step']}" if status["step"] is not None else ""

@@ -1,11 +1,15 @@
-"""How a difference travels: ``float32`` as it is, ``int8`` with a scale per channel and error feedback.
+"""How a difference travels: ``float32`` as it is, ``int8`` with a scale per channel, or ``topk-<fraction>``, the
+elements of largest magnitude alone, the last two with error feedback.
 
-Error feedback (Seide et al., Interspeech 2014; Karimireddy et al., ICML 2019): what rounding lost is kept as
-a residual and added to the next difference, so that nothing is lost for good.
+Error feedback (Seide et al., Interspeech 2014; Karimireddy et al., ICML 2019): what rounding lost, or what was not
+among the largest (Stich et al., NeurIPS 2018), is kept as a residual and added to the next difference, so that nothing
+is lost for good.
 """
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,9 +20,21 @@ from .errors import ProtocolError, listed
 from .tensors import Tensors
 from .weights import Array, Weights, finite
 
-CODINGS = ("float32", "int8")
-SCALE = ".scale"
+EXPECTED = "float32, int8 or topk-<fraction> as in topk-0.05"
+SCALE, GAP = ".scale", ".gap"
 _LARGEST = np.nextafter(np.finfo(np.float32).max / np.float32(127), np.float32(0))  # 127 of it are still finite
+_TOPK = re.compile(r"topk-(0\.[0-9]{1,4})")
+_REACH = 256  # positions that one gap and the value behind it take at most
+
+
+def known(coding: str) -> bool:
+    """Whether ``coding`` can be written and read here."""
+    return coding in ("float32", "int8") or _fraction(coding) is not None
+
+
+def feature(coding: str) -> str:
+    """What an agent that can write ``coding`` announces."""
+    return coding.partition("-")[0]
 
 
 def encode(difference: Mapping[str, Array], coding: str, residual: Mapping[str, Array]) -> tuple[Tensors, Weights]:
@@ -26,9 +42,7 @@ def encode(difference: Mapping[str, Array], coding: str, residual: Mapping[str, 
 
     ProtocolError if the sum is not finite: it would stay in the residual for good.
     """
-    if coding not in CODINGS:
-        raise ProtocolError(f"coding {coding!r} is unknown, expected one of {', '.join(CODINGS)}")
-    _expected(coding, {name: array.shape for name, array in difference.items()})
+    fraction = _checked(coding, {name: array.shape for name, array in difference.items()})
     tensors: Tensors = {}
     left: Weights = {}
     # Tensor by tensor and in place: on a small board every copy of the model counts.
@@ -37,62 +51,135 @@ def encode(difference: Mapping[str, Array], coding: str, residual: Mapping[str, 
             value = array + residual[name]
         if not finite({name: value}):
             raise ProtocolError("the difference or its residual is not finite")
-        if _quantised(coding, value.shape):
-            said = _quantise(name, value)
-            tensors.update(said)
-            left[name] = np.subtract(value, _value(said, name, coding), out=value)
-        else:
+        if not _compressed(coding, value.shape):
             tensors[name], left[name] = value, np.zeros_like(value)
+            continue
+        said = _quantise(name, value) if fraction is None else _sparse(name, value, fraction)
+        tensors.update(said)
+        left[name] = np.subtract(value, _value(said, name, coding, value.shape), out=value)
     return tensors, left
 
 
 def decode(tensors: Mapping[str, NDArray[Any]], coding: str, shapes: Mapping[str, tuple[int, ...]]) -> Weights:
     """The difference that ``tensors`` carry; ProtocolError unless they are exactly those of ``shapes``."""
-    if coding not in CODINGS:
-        raise ProtocolError(f"coding {coding!r} is unknown, expected one of {', '.join(CODINGS)}")
-    expected = _expected(coding, shapes)
+    fraction = _checked(coding, shapes)
+    expected = {name: dtypes for shape in shapes.items() for name, dtypes in _parts(*shape, coding).items()}
     if tensors.keys() != expected.keys():
         odd = listed(tensors.keys() ^ expected.keys())
         raise ProtocolError(f"the update's tensors are not the subnetwork's: {odd} stand on one side only")
     for name, (shape, dtype) in expected.items():
-        if tensors[name].shape != shape or tensors[name].dtype != dtype:
-            raise ProtocolError(
-                f"tensor {name!r} is {tensors[name].dtype} {tensors[name].shape}, expected {dtype} {shape}"
-            )
-    return {name: _value(tensors, name, coding) for name in shapes}
+        found = tensors[name]
+        if found.dtype != dtype or not (found.ndim == 1 if shape is None else found.shape == shape):
+            wanted = "[n]" if shape is None else shape
+            raise ProtocolError(f"tensor {name!r} is {found.dtype} {found.shape}, expected {dtype} {wanted}")
+    if fraction is not None:
+        for name, whole in shapes.items():
+            if _compressed(coding, whole):
+                _check_sparse(name, tensors[name], tensors[name + GAP], math.prod(whole), fraction)
+    return {name: _value(tensors, name, coding, shape) for name, shape in shapes.items()}
 
 
-def _quantised(coding: str, shape: tuple[int, ...]) -> bool:
-    # Vectors (biases) are a few bytes and would lose the most.
-    return coding == "int8" and len(shape) > 1
+def _fraction(coding: str) -> float | None:
+    found = _TOPK.fullmatch(coding)
+    return float(found[1]) or None if found else None
 
 
-def _expected(coding: str, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
-    found: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = {}
+def _checked(coding: str, shapes: Mapping[str, tuple[int, ...]]) -> float | None:
+    """The fraction of a top-k coding, None for others."""
+    if not known(coding):
+        raise ProtocolError(f"coding {coding!r} is unknown, expected {EXPECTED}")
     for name, shape in shapes.items():
-        if _quantised(coding, shape):
-            found[name] = (shape, np.dtype(np.int8))
-            if name + SCALE in shapes:
-                raise ProtocolError(f"tensor {name + SCALE!r} has the name that the scales of {name!r} need")
-            found[name + SCALE] = (shape[-1:], np.dtype(np.float32))
-        else:
-            found[name] = (shape, np.dtype(np.float32))
-    return found
+        for part in _parts(name, shape, coding).keys() - {name}:
+            if part in shapes:
+                what = "scales" if part.endswith(SCALE) else "gaps"
+                raise ProtocolError(f"tensor {part!r} has the name that the {what} of {name!r} need")
+    return _fraction(coding)
+
+
+def _compressed(coding: str, shape: tuple[int, ...]) -> bool:
+    # Vectors (biases) are a few bytes and would lose the most.
+    return coding != "float32" and len(shape) > 1
+
+
+def _parts(
+    name: str, shape: tuple[int, ...], coding: str
+) -> dict[str, tuple[tuple[int, ...] | None, np.dtype[Any]]]:
+    """The tensors that carry one of ``shape``; shape None: one axis of any length."""
+    if not _compressed(coding, shape):
+        return {name: (shape, np.dtype(np.float32))}
+    if coding == "int8":
+        return {name: (shape, np.dtype(np.int8)), name + SCALE: (shape[-1:], np.dtype(np.float32))}
+    return {
+        name: (None, np.dtype(np.int8)),
+        name + GAP: (None, np.dtype(np.uint8)),
+        name + SCALE: ((1,), np.dtype(np.float32)),
+    }
+
+
+def _scale(peak: Array) -> Array:
+    # Below the smallest normal number a scale would lose its precision: it rounds to zero instead.
+    return np.where(peak > 127 * np.finfo(np.float32).tiny, np.minimum(peak / 127, _LARGEST), 0).astype(np.float32)
+
+
+def _steps(array: Array, scale: Array) -> NDArray[np.int8]:
+    steps = np.divide(array, scale, out=np.zeros_like(array), where=scale > 0)
+    return np.clip(np.rint(steps, out=steps), -127, 127, out=steps).astype(np.int8)
 
 
 def _quantise(name: str, array: Array) -> Tensors:
-    peak = np.abs(array).max(axis=tuple(range(array.ndim - 1)), initial=0.0)
-    # Below the smallest normal number a channel's scale would lose its precision: it rounds to zero instead.
-    scale = np.where(peak > 127 * np.finfo(np.float32).tiny, np.minimum(peak / 127, _LARGEST), 0).astype(np.float32)
-    steps = np.divide(array, scale, out=np.zeros_like(array), where=scale > 0)
-    np.clip(np.rint(steps, out=steps), -127, 127, out=steps)
-    return {name: steps.astype(np.int8), name + SCALE: scale}
+    scale = _scale(np.abs(array).max(axis=tuple(range(array.ndim - 1)), initial=0.0))
+    return {name: _steps(array, scale), name + SCALE: scale}
 
 
-def _value(tensors: Mapping[str, NDArray[Any]], name: str, coding: str) -> Array:
+def _sparse(name: str, array: Array, fraction: float) -> Tensors:
+    """The largest elements in steps of one scale, each with the number of elements left out before it.
+
+    Where more than 255 are left out, a value of zero stands in between.
+    """
+    flat = array.reshape(-1)
+    at = _largest(np.abs(flat), math.ceil(fraction * flat.size))
+    chosen = flat[at]
+    scale = _scale(np.abs(chosen).max(initial=0.0, keepdims=True))
+    steps = _steps(chosen, scale)
+    at, steps = at[steps != 0], steps[steps != 0]
+    between = np.diff(at, prepend=-1) - 1
+    ends = np.cumsum(between // _REACH + 1) - 1
+    count = int(ends[-1]) + 1 if len(ends) else 0
+    values, gaps = np.zeros(count, np.int8), np.full(count, _REACH - 1, np.uint8)
+    values[ends], gaps[ends] = steps, between % _REACH
+    return {name: values, name + GAP: gaps, name + SCALE: scale}
+
+
+def _largest(magnitude: Array, count: int) -> NDArray[np.intp]:
+    """Positions of the ``count`` largest, ascending; among equals the first."""
+    if count >= magnitude.size:
+        return np.arange(magnitude.size)
+    border = np.partition(magnitude, magnitude.size - count)[magnitude.size - count]
+    at = np.flatnonzero(magnitude >= border)
+    equal = np.flatnonzero(magnitude[at] == border)
+    return np.delete(at, equal[len(equal) - (len(at) - count) :])
+
+
+def _check_sparse(name: str, values: NDArray[Any], gaps: NDArray[Any], size: int, fraction: float) -> None:
+    """Positions ascend by construction; here they are held to the tensor, before it is allocated."""
+    most = math.ceil(fraction * size) + size // _REACH
+    if len(values) != len(gaps) or len(values) > most:
+        found = f"{len(values)} values and {len(gaps)} gaps"
+        raise ProtocolError(f"tensor {name!r} has {found}, expected as many of each, at most {most}")
+    reached = len(gaps) + int(gaps.sum(dtype=np.int64))
+    if reached > size:
+        raise ProtocolError(f"tensor {name!r} names element {reached - 1}, it has {size}")
+
+
+def _value(tensors: Mapping[str, NDArray[Any]], name: str, coding: str, shape: tuple[int, ...]) -> Array:
     value = tensors[name]
-    if _quantised(coding, value.shape):
-        with np.errstate(over="ignore", invalid="ignore"):  # hostile scales end in inf, which admission refuses
-            wide = value.astype(np.float32)
-            return np.multiply(wide, tensors[name + SCALE], out=wide)
-    return np.asarray(value, np.float32)
+    if not _compressed(coding, shape):
+        return np.asarray(value, np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):  # hostile scales end in inf, which admission refuses
+        wide = value.astype(np.float32)
+        np.multiply(wide, tensors[name + SCALE], out=wide)
+    if coding == "int8":
+        return wide
+    full = np.zeros(math.prod(shape), np.float32)
+    full[np.cumsum(tensors[name + GAP].astype(np.intp) + 1) - 1] = wide
+    return full.reshape(shape)

@@ -6,13 +6,13 @@ from typing import Any
 
 from attrs import Attribute, evolve, field, frozen, validators
 
+from . import coding as codings
 from . import fields
-from .coding import CODINGS
 from .errors import ProtocolError, shown
 from .fields import between, check
 
 PROTOCOL = 1
-FEATURES = ("train", "int8", "commits", "refresh", "optimiser", "evaluate")
+FEATURES = ("train", "int8", "topk", "commits", "refresh", "optimiser", "evaluate")
 MAX_LABELS = 4096
 """Classes of the largest label histogram a device may tell."""
 
@@ -54,7 +54,7 @@ class Plan(Message):
     batch: int = field(validator=check(lambda n: 1 <= n <= 1024 and n & (n - 1) == 0, "a power of two up to 1024"))
     steps: int = field(validator=between(1, 1_000_000))
     learning_rate: float = field(validator=between(0, 1000))
-    coding: str = field(validator=check(lambda value: value in CODINGS, f"one of {', '.join(CODINGS)}"))
+    coding: str = field(validator=check(codings.known, f"one of {codings.EXPECTED}"))
     seconds: float | None = field(default=None, validator=validators.optional(between(0.001, 1e6)))
     commits: int = field(default=1, validator=between(1, 1_000_000))
     refresh: int | None = field(default=None, validator=validators.optional(between(1, 1_000_000)))
@@ -69,8 +69,8 @@ class Plan(Message):
     def within(self, features: tuple[str, ...]) -> Plan:
         """This plan, less what an agent with ``features`` cannot do."""
         plan = self
-        if self.coding != "float32" and self.coding not in features:
-            plan = evolve(plan, coding="float32")
+        if self.coding != "float32" and codings.feature(self.coding) not in features:
+            plan = evolve(plan, coding="int8" if "int8" in features else "float32")
         if "commits" not in features:
             plan = evolve(plan, seconds=None, commits=1)
         if "refresh" not in features:
@@ -255,7 +255,7 @@ class Update(Message):
     squared_gradient_peak: dict[str, float] = field(validator=fields.values)
     timings: Timings
     bytes_down: int = field(validator=fields.natural)
-    coding: str = field(validator=check(lambda value: value in CODINGS, f"one of {', '.join(CODINGS)}"))
+    coding: str = field(validator=check(codings.known, f"one of {codings.EXPECTED}"))
     size: int = field(validator=between(1, 1 << 32))
     sha256: str = field(validator=fields.sha256)
     chunk: int = field(validator=between(0, 1 << 20))
@@ -368,10 +368,7 @@ class EnrolmentRequest(Message):
     """Claim ``token`` and register the ``secret`` the device made for itself. The same pair may ask again."""
 
     token: str = field(validator=fields.text, repr=False)
-    secret: str = field(
-        validator=check(lambda value: bool(fields.SECRET.fullmatch(value)), "32 to 128 visible ASCII characters"),
-        repr=False,
-    )
+    secret: str = field(validator=fields.secret, repr=False)
     name: str = field(validator=fields.name)
     capability: Capability
 

@@ -7,6 +7,7 @@ from typing import Literal
 
 from attrs import frozen
 
+from .commands import Command, CommandResult
 from .errors import ProtocolError
 from .messages import (
     Amend,
@@ -58,6 +59,8 @@ CHANNELS: dict[str, Channel] = {
         Channel("receipt", "down", 1, Receipt),
         Channel("telemetry", "up", 0, Telemetry),
         Channel("event", "up", 1, DeviceEvent),
+        Channel("command", "down", 1, Command),
+        Channel("result", "up", 1, CommandResult),
     )
 }
 STATUS = Channel("coordinator/status", "down", 1, Status)

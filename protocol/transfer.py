@@ -1,13 +1,14 @@
 """Carrying an update's body: in one message if small, otherwise in chunks with a list of what is missing.
 
 Sans-IO, both sides. The sender announces the update; the receiver answers with the chunks it lacks; the
-sender keeps at most a window of them in flight. After any break the sender announces again and only what is
-missing travels.
+sender keeps at most a window of them in flight, as many as the link carries without delay. After any break the
+sender announces again and only what is missing travels.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import deque
 from collections.abc import Iterable, Sequence
 
@@ -19,19 +20,66 @@ from .wire import frame
 
 MESSAGE_LIMIT = 96 * 1024
 MIN_CHUNK, MAX_CHUNK = 4 * 1024, 96 * 1024
-WINDOW = 4
+UNMEASURED = 16 * 1024  # bytes that a link nobody has measured carries in one message
+MOST = 16  # chunks in flight
+USUAL = 8  # chunks in flight that a chunk's size reckons with
 DELAY = 0.3  # seconds that a full window may keep the link busy, so that a heartbeat waits no longer
+AIM = DELAY / 4  # what the window aims at: the link may be a quarter as fast in the next moment
 
 
 def chunk_size(size: int, goodput: float | None) -> int:
     """Bytes per chunk for a body of ``size`` bytes over a link of ``goodput`` bytes/s; 0 sends it whole.
 
-    window × chunk / goodput ≤ 0.3 s, between 4 and 96 KiB; 64 KiB for a link nobody has measured.
+    Eight of them keep the link busy for 0.3 s, between 4 and 96 KiB; 4 KiB for a link nobody has measured.
     """
-    room = MAX_CHUNK if goodput is None else goodput * DELAY
+    room = UNMEASURED if goodput is None else goodput * DELAY
     if size <= min(MESSAGE_LIMIT, room):
         return 0
-    return int(min(MAX_CHUNK, max(MIN_CHUNK, room / WINDOW))) if goodput is not None else 64 * 1024
+    return int(min(MAX_CHUNK, max(MIN_CHUNK, (room if goodput is not None else 0) / USUAL)))
+
+
+class Window:
+    """How many chunks may be in flight: AIMD on the time until their acknowledgement.
+
+    What is in flight is goodput × acknowledgement time (Little's law): where a chunk takes at most 75 ms longer than a
+    message that has the link to itself, window × chunk ≤ 75 ms of goodput, and no more than 0.3 s where the link then
+    falls to a quarter of its speed, as cellular ones do. The window grows by one in every round trip while one more
+    would still be in time; where a chunk was late it falls to what would have been in time, by half at least, once for
+    all that left before.
+    """
+
+    def __init__(self) -> None:
+        self._size = 1.0
+        self._alone = math.inf
+        self._shrunk = -math.inf
+        self._sent: dict[int, tuple[float, int]] = {}
+
+    @property
+    def size(self) -> int:
+        return int(self._size)
+
+    def alone(self, seconds: float) -> None:
+        """A message that had the link to itself took so long."""
+        self._alone = min(self._alone, seconds)
+
+    def sent(self, index: int, now: float) -> None:
+        self._sent[index] = now, len(self._sent) + 1
+
+    def arrived(self, index: int, now: float) -> None:
+        if index not in self._sent:
+            return
+        sent, depth = self._sent.pop(index)
+        waited = now - sent - (self._alone if self._alone < math.inf else 0.0)
+        if waited > AIM:
+            if sent >= self._shrunk:
+                self._size = max(1.0, self._size * min(0.5, AIM / waited))
+                self._shrunk = now
+        elif waited / depth * (self.size + 1) <= AIM:
+            self._size = min(float(MOST), self._size + 1 / self._size)
+
+    def forget(self) -> None:
+        """Nothing is in flight any more."""
+        self._sent.clear()
 
 
 class Sender:
@@ -54,10 +102,10 @@ class Sender:
         wanted = (index for first, last in ranges for index in range(first, min(last, self._last) + 1))
         self._queue = deque(index for index in wanted if index not in self._flying)
 
-    def frames(self) -> list[tuple[int, bytes]]:
-        """Chunks that may leave now, as (index, frame): the window minus what is in flight."""
+    def frames(self, window: int) -> list[tuple[int, bytes]]:
+        """Chunks that may leave now, as (index, frame): ``window`` minus what is in flight."""
         ready: list[tuple[int, bytes]] = []
-        while self._queue and len(self._flying) < WINDOW:
+        while self._queue and len(self._flying) < window:
             index = self._queue.popleft()
             self._flying.add(index)
             chunk = Chunk(assignment=self.update.assignment, commit=self.update.commit, index=index)
@@ -68,6 +116,10 @@ class Sender:
     def arrived(self, index: int) -> None:
         """The broker has acknowledged a chunk."""
         self._flying.discard(index)
+
+    @property
+    def flying(self) -> bool:
+        return bool(self._flying)
 
     @property
     def idle(self) -> bool:

@@ -8,13 +8,15 @@ from pathlib import Path
 
 import click
 import pytest
-from attrs import fields, fields_dict
+from attrs import asdict, fields, fields_dict
 from flask import Flask
 
 import web
 from coordinator.cli import COMMANDS, main
+from coordinator.cli.flash import flash
 from coordinator.compiler.zoo import ZOO
 from coordinator.errors import CATALOGUE
+from coordinator.fleet import bundles
 from coordinator.services import Services
 from coordinator.settings import Settings
 from coordinator.simulator.hands import SPLITS
@@ -23,7 +25,7 @@ from coordinator.simulator.population import load as population
 from coordinator.simulator.population import parse as parse_population
 from coordinator.store.models import Base
 from coordinator.store.registry import STATUSES
-from coordinator.strategies import AGGREGATORS, POLICIES, TRANSFORMS
+from coordinator.strategies import AGGREGATORS, GATES, POLICIES, TRANSFORMS
 from coordinator.training.recipe import BasePlan, parse, presets
 from coordinator.training.stopping import Stop
 from device_agent import cli as agent_cli
@@ -37,7 +39,7 @@ from protocol import tensors, topics
 from protocol.messages import FEATURES, STATES
 
 DOCS = Path(__file__).parent.parent / "docs"
-STRATEGIES = {**AGGREGATORS, **POLICIES, **TRANSFORMS}
+STRATEGIES = {**AGGREGATORS, **POLICIES, **TRANSFORMS, **GATES}
 
 
 def page(name: str) -> str:
@@ -73,6 +75,22 @@ def test_every_command_of_the_agent_stands_in_operations_and_on_its_own_page(com
     line = next(line for line in page("operations.md").splitlines() if line.startswith("| `shoal-agent"))
     assert f"{command}`" in line
     assert f"| `shoal-agent {command}` |" in page("agent.md")
+
+
+CARD = [one.opts[0] for one in flash.params if one.name not in ("home", "url", "ca", "as_json")]
+
+
+@pytest.mark.parametrize("option", CARD)
+def test_every_option_of_a_card_stands_in_fleet(option: str) -> None:
+    assert f"| `{option}` |" in page("fleet.md")
+
+
+@pytest.mark.parametrize("target", bundles.TARGETS, ids=lambda one: one.name)
+def test_every_target_stands_in_fleet_with_its_runtime(target: bundles.Target) -> None:
+    (row,) = [line for line in page("fleet.md").splitlines() if line.startswith(f"| `{target.name}` |")]
+    runtime = [name for name in ("tflite-runtime", "ai-edge-litert") if any(w.startswith(name) for w in target.wheels)]
+    assert row.endswith(f"| {' '.join(runtime) or 'the NumPy interpreter'} |")
+    assert all(name in row.lower() for name in target.board)
 
 
 @pytest.mark.parametrize("command", commands())
@@ -173,6 +191,13 @@ def test_every_strategy_stands_in_recipes_with_its_options(kind: str) -> None:
     section = text.split(f"**`{kind}`**")[1].split("**`")[0]
     for option in fields(STRATEGIES[kind]):
         assert f"`{option.name.rstrip('_')}" in section, f"{kind} has an option {option.name}"
+
+
+@pytest.mark.parametrize("kind", GATES)
+def test_every_number_of_a_gate_stands_in_recipes_with_its_default(kind: str) -> None:
+    section = page("recipes.md").split(f"**`{kind}`**")[1].split("**`")[0]
+    numbers = {name: value for name, value in asdict(GATES[kind]()).items() if not isinstance(value, str)}
+    assert {f"`{name}` ({value:g})" for name, value in numbers.items()} <= set(re.findall(r"`\w+` \([\d.]+\)", section))
 
 
 @pytest.mark.parametrize("name", presets())

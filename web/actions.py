@@ -21,6 +21,7 @@ DEVICE_ACTIONS: Final[dict[str, Callable[..., None]]] = {
     "pause": registry.pause,
     "resume": registry.resume,
     "release": registry.release,
+    "adopt": registry.adopt,
     "revoke": registry.revoke,
 }
 RUN_ACTIONS: Final = ("pause", "resume", "stop")

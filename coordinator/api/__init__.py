@@ -8,7 +8,19 @@ from flask import Blueprint, Flask, request
 from werkzeug.routing import Map, Rule
 from werkzeug.wrappers import Response
 
-from coordinator.api import access, fleet, health, history, joining, lists, metrics, problems, training
+from coordinator.api import (
+    access,
+    fleet,
+    health,
+    history,
+    installing,
+    joining,
+    lists,
+    metrics,
+    problems,
+    steering,
+    training,
+)
 from coordinator.api.endpoint import Endpoint, json_response
 from coordinator.api.openapi import document
 from coordinator.api.throttle import Throttle
@@ -21,7 +33,9 @@ ENDPOINTS: Final[tuple[Endpoint, ...]] = (
     *health.ENDPOINTS,
     *access.ENDPOINTS,
     *joining.ENDPOINTS,
+    *installing.ENDPOINTS,
     *fleet.ENDPOINTS,
+    *steering.ENDPOINTS,
     *training.ENDPOINTS,
     *history.ENDPOINTS,
     *lists.ENDPOINTS,
@@ -46,6 +60,7 @@ def install(app: Flask) -> None:
     blueprint.after_request(_harden)
     app.register_blueprint(blueprint)
     metrics.install(app)
+    installing.install(app)
 
 
 def _harden(response: Response) -> Response:

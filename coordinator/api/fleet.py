@@ -18,12 +18,13 @@ from coordinator.store.queries import DeviceDetail, DeviceRow, Page
 
 @frozen(kw_only=True)
 class DeviceQuery:
-    """``text`` is looked for in name, id, group, agent and runtime; a minus in front of ``sort`` reverses it."""
+    """``text`` is looked for in name, id, group, tags, agent and runtime; a minus in front of ``sort`` reverses it."""
 
     status: str = ""
     group: str = ""
     text: str = ""
     flag: str = ""
+    tag: str = ""
     sort: str = "name"
     page: int = 1
     size: int = 100
@@ -31,10 +32,12 @@ class DeviceQuery:
 
 @frozen(kw_only=True)
 class TokenRequest:
-    """A token for ``uses`` devices of ``group`` that ends after ``ttl`` seconds."""
+    """A token for ``uses`` devices of ``group`` that ends after ``ttl`` seconds. Who joins with a ``manual`` one waits
+    until an operator adopts it."""
 
     group: str = ""
     uses: int = 1
+    manual: bool = False
     ttl: float = 72 * 3600.0
 
 
@@ -58,6 +61,7 @@ class TokenRow:
     group: str
     uses: int
     max_uses: int
+    manual: bool
     created_by: str
     created_at: float
     expires_at: float
@@ -66,7 +70,9 @@ class TokenRow:
 
 def list_devices(query: DeviceQuery) -> Page[DeviceRow]:
     """Devices, sorted and in pages."""
-    wanted = queries.DeviceFilter(status=query.status, group=query.group, text=query.text, flag=query.flag)
+    wanted = queries.DeviceFilter(
+        status=query.status, group=query.group, text=query.text, flag=query.flag, tag=query.tag
+    )
     with services().database.read() as reading:
         return queries.devices(reading, wanted, queries.Order.parse(query.sort, query.page, query.size))
 
@@ -92,6 +98,11 @@ def release_device(device: str) -> DeviceDetail:
     return _decide(device, registry.release)
 
 
+def adopt_device(device: str) -> DeviceDetail:
+    """Let a device work that waits for adoption."""
+    return _decide(device, registry.adopt)
+
+
 def revoke_device(device: str) -> DeviceDetail:
     """Shut a device out for good and end its connection."""
     _decide(device, registry.revoke)
@@ -105,7 +116,14 @@ def create_token(body: TokenRequest) -> NewToken:
     seal = authority_fingerprint()
     text = services().commands.write(
         lambda writing: tokens.create(
-            writing, now, group=body.group, uses=body.uses, ttl=body.ttl, by=who.name, fingerprint=seal
+            writing,
+            now,
+            group=body.group,
+            uses=body.uses,
+            ttl=body.ttl,
+            by=who.name,
+            fingerprint=seal,
+            manual=body.manual,
         )
     )
     token_id = text.split(".")[1]
@@ -150,6 +168,7 @@ def _token(token: EnrolmentToken, now: float) -> TokenRow:
         group=token.group,
         uses=token.uses,
         max_uses=token.max_uses,
+        manual=token.manual,
         created_by=token.created_by,
         created_at=token.created_at,
         expires_at=token.expires_at,
@@ -173,6 +192,7 @@ ENDPOINTS = (
             ("/devices/<device>/pause", pause_device),
             ("/devices/<device>/release", release_device),
             ("/devices/<device>/resume", resume_device),
+            ("/devices/<device>/adopt", adopt_device),
             ("/devices/<device>/revoke", revoke_device),
         )
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from math import ceil
 from typing import Final
 from urllib.parse import urlsplit
@@ -14,10 +15,13 @@ from werkzeug.wrappers import Response
 from coordinator.api.endpoint import Endpoint, File
 from coordinator.api.throttle import Throttle
 from coordinator.auth import services
+from coordinator.broker.security import verifier
 from coordinator.errors import ShoalError
 from coordinator.fleet import enrolment
+from coordinator.store import credentials, ledger
 from coordinator.store.ledger import OPEN
 from coordinator.store.models import Assignment, Refresh
+from protocol.commands import Accepted, NextSecret
 from protocol.errors import ProtocolError
 from protocol.messages import EnrolmentReply, EnrolmentRequest
 
@@ -25,7 +29,7 @@ FAILURES: Final = 20
 FAILURE_WINDOW: Final = 600.0
 """Seconds. A room full of boards behind one address may fumble, a guesser gets nowhere."""
 
-OUR_FAULT: Final = ("busy", "database-unusable", "internal")
+OUR_FAULT: Final = ("broker-unusable", "busy", "database-unusable", "internal")
 """What a device can do nothing about, and is not blamed for."""
 
 
@@ -43,11 +47,37 @@ def enrol(body: EnrolmentRequest) -> EnrolmentReply:
         return enrolment.reply(enrolment.enrol(writing, body, now), settings, host)
 
     try:
-        return services().commands.write(join)
+        reply = services().commands.write(join)
     except (ShoalError, ProtocolError) as error:
         if not (isinstance(error, ShoalError) and error.code in OUR_FAULT):
             throttle.failed(address, now)
+            _audit(body, address, str(error), now)
         raise
+    services().admit(reply.device, body.secret)  # not admitted: it asks again, and is who it was
+    return reply
+
+
+def _audit(body: EnrolmentRequest, address: str, reason: str, now: float) -> None:
+    """Who was refused, and why; the throttle bounds how often. What was sent as a token may be half a secret."""
+    named = re.match(r"shoal1\.([0-9a-f]{12})\.", body.token)
+    text = f"{body.name} at {address} tried to join with {f'token {named[1]}' if named else 'no token'}: {reason}"
+    services().commands.write(lambda writing: ledger.note(writing, now, "enrolment-refused", text[:500]))
+
+
+def propose_secret(body: NextSecret) -> Accepted:
+    """Take the secret that will follow a device's present one; both are good until it is proved."""
+    device, now = g.device, services().clock()
+    checked = verifier(body.secret)
+    services().commands.write(lambda writing: credentials.propose(writing, device, body.secret, checked, now))
+    return Accepted(device=device)
+
+
+def prove_secret() -> Accepted:
+    """Called with the new secret: from now on it is the only one."""
+    device, now, secret = g.device, services().clock(), g.secret
+    services().commands.write(lambda writing: credentials.prove(writing, device, secret, now))
+    services().admit(device, secret)
+    return Accepted(device=device)
 
 
 def authority() -> Response:
@@ -85,6 +115,10 @@ ENDPOINTS = (
     Endpoint(
         method="GET", path="/authority", call=authority, access="open", answer=File("application/x-pem-file")
     ),
+    Endpoint(
+        method="POST", path="/device/secret", call=propose_secret, access="device", body=NextSecret, answer=Accepted
+    ),
+    Endpoint(method="POST", path="/device/secret/proof", call=prove_secret, access="device", answer=Accepted),
     Endpoint(
         method="GET", path="/device/blobs/<sha256>", call=blob, access="device", answer=File("application/octet-stream")
     ),

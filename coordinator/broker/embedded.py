@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import secrets
 import socket
 import ssl
@@ -21,8 +20,10 @@ from typing import TYPE_CHECKING, Self
 
 from attrs import define, field
 
-from coordinator.broker.access import is_username, may
+from coordinator.broker import listening
+from coordinator.broker.access import COORDINATOR, is_username, may
 from coordinator.broker.connection import PacketReader, PacketWriter
+from coordinator.broker.driver import BrokerError, Door
 from coordinator.broker.packets import (
     ACCEPTED,
     BAD_PROTOCOL,
@@ -51,10 +52,6 @@ _INTRODUCTION = 10.0  # seconds for TLS, and again for CONNECT
 _FAREWELL = 2.0  # seconds a connection may take to end
 
 
-class BrokerError(Exception):
-    """The broker cannot start, or is not running."""
-
-
 @define(eq=False)
 class _Connection:
     stream: asyncio.StreamWriter
@@ -76,14 +73,17 @@ class EmbeddedBroker:
         port: int = 0,
         tls: TlsFiles | None = None,
         max_packet: int = 256 << 10,
+        password: str = "",
     ) -> None:
         """`port` 0 takes a free one. `max_packet`: largest packet in bytes; who sends a larger one is
-        disconnected (MQTT 3.1.1 has no gentler answer). With `tls`, nothing but TLS 1.2 and 1.3 is spoken."""
+        disconnected (MQTT 3.1.1 has no gentler answer). With `tls`, nothing but TLS 1.2 and 1.3 is spoken.
+        `password` is what `authenticate` takes from the coordinator."""
         self._authenticate = authenticate
         self._host = host
         self._port = port
         self._tls = tls
         self._max_packet = max_packet
+        self._password = password
         self._thread: threading.Thread | None = None
         self._users: dict[str, str] = {}
         self._connections: set[_Connection] = set()
@@ -94,11 +94,22 @@ class EmbeddedBroker:
         """The port listened on; the one asked for before the first start."""
         return self._port
 
+    @property
+    def door(self) -> Door:
+        host = "127.0.0.1" if self._host == "0.0.0.0" else self._host  # noqa: S104
+        return Door(host, self._port, COORDINATOR, self._password, self._tls.ca if self._tls else None)
+
+    def admit(self, device: str, secret: str) -> None:
+        """Nothing: `authenticate` is asked at every connection."""
+
+    def shut_out(self, device: str) -> None:
+        self.disconnect(device)
+
     def start(self) -> None:
         """Returns when clients can connect. BrokerError: the address or the TLS files cannot be used."""
         if self._thread is not None:
             raise BrokerError("The broker is already running.")
-        context = self._tls and _server_context(self._tls)
+        context = self._tls and listening.server_context(self._tls)
         listener = self._listen()
         _quieten()
         ready: Future[None] = Future()
@@ -142,12 +153,7 @@ class EmbeddedBroker:
     # Everything below runs in the broker's thread, except _listen.
 
     def _listen(self) -> socket.socket:
-        family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
-        try:
-            listener = socket.create_server((self._host, self._port), family=family, backlog=256)
-        except (OSError, OverflowError) as error:
-            where = f"{self._host} port {self._port}"
-            raise BrokerError(f"The broker cannot listen on {where}: {_reason(error)}.") from error
+        listener = listening.listener(self._host, self._port, backlog=256)
         # Answers are small: accepted connections inherit that none of them waits to be sent with others.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._port = listener.getsockname()[1]
@@ -282,24 +288,6 @@ class EmbeddedBroker:
             log.error("user %r could not be authenticated: %s: %s", who[0], type(error).__name__, reason)
             return UNAVAILABLE
         return ACCEPTED if known else NOT_AUTHORISED
-
-
-def _server_context(tls: TlsFiles) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    try:
-        context.load_cert_chain(tls.certificate, tls.key)
-    except (OSError, ssl.SSLError) as error:
-        files = f"{tls.certificate} with {tls.key}"
-        raise BrokerError(f"The broker cannot use {files}: {_reason(error)}.") from error
-    return context
-
-
-def _reason(error: Exception) -> str:
-    """Without the address or path that some system calls repeat in their message."""
-    if isinstance(error, OSError) and not isinstance(error, (ssl.SSLError, socket.gaierror)) and error.errno:
-        return os.strerror(error.errno)
-    return getattr(error, "strerror", None) or str(error)
 
 
 def _quieten() -> None:

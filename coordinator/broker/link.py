@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
+import secrets
 import threading
 from collections.abc import Callable
-from pathlib import Path
 
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.reasoncodes import ReasonCode
 
 from coordinator.broker.access import COORDINATOR
+from coordinator.broker.driver import BrokerError, Door
+from coordinator.broker.security import without_delay
 from protocol import topics
 from protocol.errors import ProtocolError
 from protocol.messages import Status
@@ -26,14 +28,16 @@ Hear = Callable[[str, str, bytes, Callable[[], None]], None]
 class Link:
     """Subscribes to what devices send and hands it to ``hear``; a message is acknowledged when that says so."""
 
-    def __init__(self, host: str, port: int, password: str, hear: Hear, ca: Path | None = None) -> None:
+    def __init__(self, door: Door, hear: Hear) -> None:
         self._hear = hear
-        self._address = (host, port)
+        self._address = (door.host, door.port)
         self._subscribed = threading.Event()
-        client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=COORDINATOR, manual_ack=True)
-        client.username_pw_set(COORDINATOR, password)
-        if ca is not None:
-            client.tls_set(str(ca))
+        name = f"{COORDINATOR}.{secrets.token_hex(4)}"
+        client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=name, manual_ack=True)
+        client.username_pw_set(door.user, door.password)
+        if door.ca is not None:
+            client.tls_set(str(door.ca))
+        client.on_socket_open = without_delay
         client.max_queued_messages_set(0)
         client.reconnect_delay_set(1, 30)
         client.will_set(topics.COORDINATOR_STATUS, encode(Status(state="offline")), qos=1, retain=True)
@@ -43,13 +47,16 @@ class Link:
         self._client = client
 
     def start(self) -> None:
-        """Connect, and return once the subscriptions stand."""
-        self._client.connect(*self._address, keepalive=60)
+        """Connect, and return once the subscriptions stand. BrokerError if they do not."""
+        try:
+            self._client.connect(*self._address, keepalive=60)
+        except OSError as error:
+            raise BrokerError(f"There is no broker at {self._address[0]}:{self._address[1]}: {error}.") from error
         self._client.loop_start()
         if not self._subscribed.wait(15):
             self._client.loop_stop()
-            raise ConnectionError(
-                f"The broker at {self._address[0]}:{self._address[1]} does not let the coordinator in"
+            raise BrokerError(
+                f"The broker at {self._address[0]}:{self._address[1]} does not let the coordinator in."
             )
 
     def send(self, device: str, leaf: str, payload: bytes) -> None:

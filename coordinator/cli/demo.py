@@ -164,7 +164,7 @@ def _check_writable(file: Path | None) -> None:
 
 def _settings(folder: Path, port: int) -> Settings:
     # Heartbeats are quicker than in the field, so that the table lives.
-    return Settings(home=folder, port=port, mqtt_port=0, heartbeat=1.0)
+    return Settings(home=folder, port=port, mqtt_port=0, broker="embedded", heartbeat=1.0)
 
 
 @contextmanager

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import click
 
 from coordinator.cli.client import Client, operates
-from coordinator.cli.output import facts, json_option, moment, print_json, table
+from coordinator.cli.output import cell, duration, facts, json_option, moment, print_json, table
+from protocol.commands import COMMANDS
+
+ACTIONS = ("adopt", "release", "pause", "resume", "tag", "untag", "group", "command")
+"""What may be done to many devices at once."""
 
 
 @click.group
 def device() -> None:
-    """Look at devices, pause or revoke them.
+    """Look at devices, name, steer, command or revoke them.
 
     \b
     Example:
@@ -22,9 +27,12 @@ def device() -> None:
 
 
 @device.command("list")
-@click.option("--status", help="Only these: new, idle, training, late, offline, paused, quarantined or revoked.")
+@click.option(
+    "--status", help="Only these: pending, new, idle, training, late, offline, paused, quarantined or revoked."
+)
 @click.option("--group", help="Only devices of this group.")
-@click.option("--text", help="Part of the name, id, group, agent or runtime.")
+@click.option("--tag", help="Only devices with this tag.")
+@click.option("--text", help="Part of the name, id, group, tags, agent or runtime.")
 @click.option("--page", type=int, default=1)
 @json_option
 @operates
@@ -73,6 +81,102 @@ def _steer(action: str, sentence: str) -> None:
 _steer("pause", "Give a device no more work until it is resumed.")
 _steer("resume", "Take back a pause.")
 _steer("release", "Take a device out of quarantine, into which an admission rule put it.")
+_steer("adopt", "Let a device work that joined with a token for manual adoption.")
+
+
+def _name(action: str, field: str, sentence: str, example: str) -> None:
+    @device.command(action, help=f"{sentence}\n\n\b\nExample:\n  shoal device {action} pico {example}")
+    @click.argument("name", metavar="DEVICE")
+    @click.argument("word", metavar=field.upper())
+    @json_option
+    @operates
+    def name(client: Client, name: str, word: str, as_json: bool) -> None:
+        _show(client.post("devices", name, action, body={field: word}), as_json)
+
+
+_name("tag", "tag", "Call a device by one more word.", "roof")
+_name("untag", "tag", "Take a word from a device.", "roof")
+_name("group", "group", "Move a device into another group; recipes tell boards apart by it.", "pi4")
+
+
+@device.command
+@click.argument("name", metavar="DEVICE")
+@click.argument("kind", type=click.Choice(COMMANDS))
+@click.option("--ttl", type=duration, default="1h", show_default=True, help="How long it may wait: 90s, 15m, 3d.")
+@click.option("--wait", type=duration, default="0s", help="Wait so long for the answer.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@json_option
+@operates
+def command(client: Client, name: str, kind: str, ttl: float, wait: float, yes: bool, as_json: bool) -> None:
+    """Tell a device to do something once; `commands` shows what came of it.
+
+    \b
+    Example:
+      shoal device command pico collect-logs --wait 30s
+    """
+    if kind == "decommission" and not yes:
+        click.confirm(f"Shall {name} forget who it is, for good?", abort=True, err=True)
+    told = client.post("devices", name, "commands", body={"kind": kind, "ttl": ttl})
+    deadline = time.monotonic() + wait
+    while told["state"] == "open" and time.monotonic() < deadline:
+        time.sleep(0.5)
+        told = next(row for row in client.get("devices", name, "commands") if row["id"] == told["id"])
+    if as_json:
+        print_json(told)
+        return
+    click.echo(f"{kind} {told['id']}: {told['state']}", err=True)
+    if told["text"]:
+        click.echo("\n".join(map(cell, told["text"].splitlines())))
+
+
+@device.command("commands")
+@click.argument("name", metavar="DEVICE")
+@json_option
+@operates
+def list_commands(client: Client, name: str, as_json: bool) -> None:
+    """What a device was told to do, the newest first.
+
+    \b
+    Example:
+      shoal device commands pico
+    """
+    found = client.get("devices", name, "commands")
+    if as_json:
+        print_json(found)
+        return
+    rows = [
+        [row["id"], row["kind"], row["state"], moment(row["at"]), row["by"], row["text"].partition("\n")[0][:80]]
+        for row in found
+    ]
+    table(("id", "command", "state", "told", "by", "answer"), rows)
+
+
+@device.command
+@click.argument("action", type=click.Choice(ACTIONS))
+@click.argument("value", default="")
+@click.option("--status", help="Only devices with this status.")
+@click.option("--group", help="Only devices of this group.")
+@click.option("--tag", help="Only devices with this tag.")
+@click.option("--text", help="Part of the name, id, group, tags, agent or runtime.")
+@click.option("--every", is_flag=True, help="All of them.")
+@json_option
+@operates
+def bulk(client: Client, action: str, value: str, every: bool, as_json: bool, **wanted: str | None) -> None:
+    """Do the same to all devices that pass a filter; VALUE is the tag, the group or the command.
+
+    \b
+    Example:
+      shoal device bulk adopt --status pending
+      shoal device bulk command restart --tag roof
+    """
+    given = {name: one for name, one in wanted.items() if one is not None}
+    found = client.post("device-actions", body={"action": action, "value": value, "every": every, **given})
+    if as_json:
+        print_json(found)
+        return
+    click.echo(f"{action}: {found['devices'] - found['refused']} of {found['devices']} devices.")
+    if found["refused"]:
+        click.echo(f"{found['refused']} refused, e.g.: {found['reason']}", err=True)
 
 
 @device.command
@@ -108,6 +212,7 @@ def _show(found: dict[str, Any], as_json: bool) -> None:
             ("device", row["id"]),
             ("name", row["name"]),
             ("group", row["group"]),
+            ("tags", row["tags"]),
             ("status", f"{row['status']} since {moment(row['since'])}"),
             ("flags", row["flags"]),
             ("last seen", moment(row["last_seen"])),

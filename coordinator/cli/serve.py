@@ -12,6 +12,7 @@ import click
 
 from coordinator import logs
 from coordinator.app import Coordinator
+from coordinator.broker.driver import BROKERS
 from coordinator.errors import ShoalError
 from coordinator.settings import LOG_FORMS, LOG_LEVELS, load
 
@@ -31,6 +32,9 @@ class _WrongSetting(click.ClickException):
 @click.option("--database", help="Database URL (default: SQLite in the home folder).")
 @click.option("--heartbeat", type=float, help="Seconds between two heartbeats of a device (10).")
 @click.option("--tls", type=click.Choice(["auto", "on", "off"]), help="Encryption (auto: on unless loopback).")
+@click.option(
+    "--broker", type=click.Choice(BROKERS), help="The MQTT broker (auto: mosquitto where installed, else embedded)."
+)
 @click.option("--log", type=click.Choice(LOG_FORMS), help="Form of the log: text, or one JSON object per line.")
 @click.option("--log-level", type=click.Choice(LOG_LEVELS))
 def serve(**options: object) -> None:

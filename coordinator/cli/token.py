@@ -22,16 +22,17 @@ def token() -> None:
 @click.option("--group", default="", help="The group that devices join.")
 @click.option("--uses", type=int, default=1, show_default=True, help="How many devices may join with it.")
 @click.option("--ttl", type=duration, default="72h", show_default=True, help="How long it lasts: 90s, 15m, 72h, 3d.")
+@click.option("--manual", is_flag=True, help="Who joins waits until `shoal device adopt`.")
 @json_option
 @operates
-def create(client: Client, group: str, uses: int, ttl: float, as_json: bool) -> None:
+def create(client: Client, group: str, uses: int, ttl: float, manual: bool, as_json: bool) -> None:
     """Make a token and print it; it is stored nowhere, so it cannot be printed again.
 
     \b
     Example:
       shoal token create --group kitchen --uses 3 --ttl 15m
     """
-    made = client.post("tokens", body={"group": group, "uses": uses, "ttl": ttl})
+    made = client.post("tokens", body={"group": group, "uses": uses, "ttl": ttl, "manual": manual})
     if as_json:
         print_json(made)
         return
@@ -54,13 +55,14 @@ def list_tokens(client: Client, as_json: bool) -> None:
         print_json(found)
         return
     table(
-        ("id", "status", "group", "uses", "expires", "made", "by"),
+        ("id", "status", "group", "uses", "adoption", "expires", "made", "by"),
         [
             [
                 row["id"],
                 row["status"],
                 row["group"],
                 f"{row['uses']} of {row['max_uses']}",
+                "manual" if row["manual"] else "at once",
                 moment(row["expires_at"]),
                 moment(row["created_at"]),
                 row["created_by"],

@@ -82,6 +82,25 @@ def establish(home: Path, names: Iterable[str] = (), *, now: datetime) -> TlsFil
     return files
 
 
+def lend(home: Path, name: str, folder: Path) -> TlsFiles:
+    """A certificate and a new key for a broker called `name`, signed by the authority under `home`, in `folder`."""
+    now, own = datetime.now(UTC), home / "tls"
+    if not (own / "ca.pem").exists():
+        raise AuthorityError(f"There is no authority in {own}: start the coordinator with TLS once.")
+    ca, ca_key = _authority(own / "ca.pem", own / "ca-key.pem", now)
+    key = ec.generate_private_key(ec.SECP256R1())
+    issued = _issue(ca, ca_key, key.public_key(), _subject_names([name]), now)
+    files = TlsFiles(folder / "ca.pem", folder / "broker.pem", folder / "broker-key.pem")
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise AuthorityError(f"{folder} cannot be made: {error.strerror}.") from error
+    _write(files.key, _key_pem(key), mode=0o600)
+    for file, certificate in ((files.certificate, issued), (files.ca, ca)):
+        _write(file, certificate.public_bytes(serialization.Encoding.PEM), mode=0o644)
+    return files
+
+
 def fingerprint(ca_pem: str | bytes) -> str:
     """What a device checks the authority by: base64url of the first 20 bytes of sha256(DER), 27
     characters."""

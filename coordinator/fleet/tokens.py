@@ -16,8 +16,8 @@ from sqlalchemy import CursorResult, select, update
 from sqlalchemy.orm import Session
 
 from coordinator.errors import ShoalError
+from coordinator.store.credentials import secret_hash
 from coordinator.store.models import EnrolmentToken, Event
-from coordinator.store.registry import secret_hash
 
 MAX_USES: Final = 10_000
 MAX_LIFE: Final = 366 * 86_400.0
@@ -36,8 +36,10 @@ def create(
     ttl: float = 72 * 3600.0,
     by: str,
     fingerprint: str | None = None,
+    manual: bool = False,
 ) -> str:
-    """Make a token for ``uses`` devices that ends after ``ttl`` seconds, and return its text."""
+    """Make a token for ``uses`` devices that ends after ``ttl`` seconds, and return its text. Who joins with a
+    ``manual`` one waits for an operator to adopt it."""
     if not 1 <= uses <= MAX_USES:
         raise ShoalError("bad-request", f"uses is {uses}, expected 1 to {MAX_USES}")
     if not 1 <= ttl <= MAX_LIFE:
@@ -51,6 +53,7 @@ def create(
             secret_hash=secret_hash(secret),
             group=group,
             max_uses=uses,
+            manual=manual,
             created_at=now,
             created_by=by,
             expires_at=now + ttl,

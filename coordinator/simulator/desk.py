@@ -140,7 +140,7 @@ class Desk:
     def _update(self, device: str, update: Update, body: bytes, answer: Answer) -> None:
         work = self.run.engine.core.open.get(update.assignment)
         known = work is None or update.commit <= work.commits
-        if known and (entry := ledger.entry(self.session, *update.key)) is not None:
+        if known and (entry := ledger.known(self.session, *update.key)[1]) is not None:
             state = "stored" if entry.outcome == "applied" else entry.outcome
             again = Receipt(
                 assignment=update.assignment,

@@ -38,12 +38,22 @@ OPEN = ("offered", "taken")
 _assignments, _updates, _runs = table_of(Assignment), table_of(Update), table_of(Run)
 _this = _assignments.c.id == bindparam("assignment")
 _key = (_updates.c.assignment_id == bindparam("assignment"), _updates.c.commit == bindparam("number"))
-_OFFER, _SETTLE = insert(_assignments), insert(_updates)
+_OFFER = insert(_assignments)
 _VERSION, _NOTE = insert(table_of(ModelVersion)), insert(table_of(Event))
 _OFFERED = select(_assignments.c.width, _assignments.c.offered_at).where(_this)
-_OWNER = select(_assignments.c.run_id, _assignments.c.device_id).where(_this)
 _BEAT = select(table_of(Device).c.telemetry).where(table_of(Device).c.id == bindparam("device"))
-_ENTRY = select(_updates.c.outcome, _updates.c.sha256, _updates.c.reason).where(*_key)
+_SETTLE = insert(_updates)
+_KNOWN = (
+    select(
+        _assignments.c.run_id, _assignments.c.device_id, _updates.c.outcome, _updates.c.sha256, _updates.c.reason
+    )
+    .outerjoin_from(
+        _assignments,
+        _updates,
+        (_updates.c.assignment_id == _assignments.c.id) & (_updates.c.commit == bindparam("number")),
+    )
+    .where(_this)
+)
 _APPLY = (
     update(_updates)
     .where(*_key)
@@ -178,10 +188,13 @@ class Ledger:
             "at": self.now,
         }
         self.session.execute(_VERSION, row)
+        merged = []
         for contributor in version.contributors:
             assignment, _, commit = contributor.key.rpartition("/")
             key = {"assignment": assignment, "number": int(commit)}
-            self.session.execute(_APPLY, {**key, "version": version.version, "factor": contributor.weight})
+            merged.append({**key, "version": version.version, "factor": contributor.weight})
+        if merged:
+            self.session.connection().execute(_APPLY, merged)
         if version.reason:
             self.event("model-changed", f"version {version.version}: {version.reason}")
         self.session.execute(_ADVANCE, {"run": self.run, "newest": version.version})
@@ -239,15 +252,13 @@ class Entry:
     reason: str
 
 
-def entry(session: Session, assignment: str, commit: int) -> Entry | None:
-    row = session.execute(_ENTRY, {"assignment": assignment, "number": commit}).one_or_none()
-    return None if row is None else Entry(*row)
-
-
-def owner(session: Session, assignment: str) -> tuple[str, str] | None:
-    """(run, device) of an assignment, open or not."""
-    row = session.execute(_OWNER, {"assignment": assignment}).one_or_none()
-    return None if row is None else (row.run_id, row.device_id)
+def known(session: Session, assignment: str, commit: int) -> tuple[tuple[str, str] | None, Entry | None]:
+    """(run, device) of an assignment, open or not, and what is in the ledger under this key already."""
+    row = session.execute(_KNOWN, {"assignment": assignment, "number": commit}).one_or_none()
+    if row is None:
+        return None, None
+    run, device, *entry = row
+    return (run, device), None if entry[0] is None else Entry(*entry)
 
 
 def offered_at(session: Session, assignment: str) -> float | None:

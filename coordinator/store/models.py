@@ -15,8 +15,10 @@ __all__ = [
     "ApiToken",
     "Assignment",
     "Base",
+    "Command",
     "Credential",
     "Device",
+    "DeviceTag",
     "EnrolmentToken",
     "Event",
     "Input",
@@ -55,6 +57,8 @@ class Device(Base):
     status: Mapped[str] = mapped_column(String(16), default="new")
     """The status at the last change that was recorded; ``status_change`` holds them all."""
     status_at: Mapped[float]
+    pending_at: Mapped[float | None]
+    """Since when it waits for an operator to adopt it; None once adopted."""
     paused_at: Mapped[float | None]
     quarantined_at: Mapped[float | None]
     quarantine: Mapped[str] = mapped_column(Text, default="")
@@ -71,14 +75,45 @@ class Device(Base):
     """The last heartbeat, as it came."""
 
 
+class DeviceTag(Base):
+    """A word that operators call some devices by."""
+
+    __tablename__ = "device_tag"
+
+    device_id: Mapped[str] = mapped_column(ForeignKey("device.id"), primary_key=True)
+    tag: Mapped[str] = mapped_column(String(40), primary_key=True, index=True)
+
+
+class Command(Base):
+    """What a device was told to do. State: open, done, refused, failed or expired; ``text`` is its answer."""
+
+    __tablename__ = "command"
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    device_id: Mapped[str] = mapped_column(ForeignKey("device.id"))
+    kind: Mapped[str] = mapped_column(String(20))
+    state: Mapped[str] = mapped_column(String(12))
+    text: Mapped[str] = mapped_column(Text)
+    created_by: Mapped[str] = mapped_column(String(80))
+    created_at: Mapped[float]
+    expires_at: Mapped[float]
+    ended_at: Mapped[float | None]
+
+    __table_args__ = (Index(None, "device_id", "created_at"), Index(None, "state", "expires_at"))
+
+
 class Credential(Base):
-    """A device's secret, hashed. The newest that is not revoked counts."""
+    """A device's secret, hashed: the one that is neither revoked nor ``next`` is the present one."""
 
     __tablename__ = "credential"
 
     id: Mapped[int] = mapped_column(Key, primary_key=True)
     device_id: Mapped[str] = mapped_column(ForeignKey("device.id"), index=True)
     secret_hash: Mapped[str] = mapped_column(String(64))
+    verifier: Mapped[str] = mapped_column(String(140), default="")
+    """The secret as a broker with accounts of its own takes it; empty for secrets from before there were any."""
+    next: Mapped[bool] = mapped_column(default=False)
+    """Made by the device to follow the present one, and not yet proved."""
     created_at: Mapped[float]
     revoked_at: Mapped[float | None]
 
@@ -93,6 +128,8 @@ class EnrolmentToken(Base):
     group: Mapped[str] = mapped_column(String(80), default="")
     max_uses: Mapped[int] = mapped_column(default=1)
     uses: Mapped[int] = mapped_column(default=0)
+    manual: Mapped[bool] = mapped_column(default=False)
+    """Who joins with it waits for an operator to adopt it."""
     created_at: Mapped[float]
     created_by: Mapped[str] = mapped_column(String(80))
     expires_at: Mapped[float]

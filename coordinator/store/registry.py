@@ -5,8 +5,7 @@ All times are seconds since 1970, ``heartbeat`` is the seconds between two signs
 
 from __future__ import annotations
 
-import hashlib
-import hmac
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, Protocol
 
@@ -14,14 +13,17 @@ from sqlalchemy import insert, select, update
 from sqlalchemy.orm import Session
 
 from coordinator.errors import ShoalError
-from coordinator.store.models import Credential, Device, Event, StatusChange
+from coordinator.store import commands, credentials
+from coordinator.store.models import Device, DeviceTag, Event, StatusChange
 
-LATE_AFTER: Final = 3
+LATE_AFTER: Final = 2.4
 OFFLINE_AFTER: Final = 12
-"""Heartbeats without any sign of life."""
+"""Heartbeats without any sign of life: two were missed, and the third is not far."""
 
-STATUSES: Final = ("new", "idle", "training", "late", "offline", "paused", "quarantined", "revoked")
+STATUSES: Final = ("pending", "new", "idle", "training", "late", "offline", "paused", "quarantined", "revoked")
 """In the order of a device's life."""
+
+TAG: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,39}")
 
 _VALUES: Final = frozenset({"agent", "runtime", "samples", "labels", "assignment_id", "telemetry", "capability"})
 _ROWS: Final = 500
@@ -34,6 +36,8 @@ class Standing(Protocol):
     def last_seen_at(self) -> float | None: ...
     @property
     def assignment_id(self) -> str | None: ...
+    @property
+    def pending_at(self) -> float | None: ...
     @property
     def paused_at(self) -> float | None: ...
     @property
@@ -48,6 +52,8 @@ def derive(device: Standing, now: float, heartbeat: float) -> str:
         return "revoked"
     if device.quarantined_at is not None:
         return "quarantined"
+    if device.pending_at is not None:
+        return "pending"
     if device.paused_at is not None:
         return "paused"
     if device.last_seen_at is None:
@@ -63,7 +69,7 @@ def derive(device: Standing, now: float, heartbeat: float) -> str:
 def deadline(device: Standing, now: float, heartbeat: float) -> float | None:
     """When the status may change by itself: the end of patience with a device that is silent."""
     status = derive(device, now, heartbeat)
-    if device.last_seen_at is None or status in ("paused", "quarantined", "revoked", "offline"):
+    if device.last_seen_at is None or status in ("pending", "paused", "quarantined", "revoked", "offline"):
         return None
     return device.last_seen_at + heartbeat * (OFFLINE_AFTER if status == "late" else LATE_AFTER)
 
@@ -148,33 +154,52 @@ def release(session: Session, device_id: str, now: float, heartbeat: float, *, b
     _decided(session, device, now, heartbeat, "released", by)
 
 
+def adopt(session: Session, device_id: str, now: float, heartbeat: float, *, by: str) -> None:
+    """Let a device that joined with a token for manual adoption work."""
+    device = _device(session, device_id)
+    if device.pending_at is None:
+        raise ShoalError("conflict", f"Device {device_id} does not wait for adoption")
+    device.pending_at = None
+    _decided(session, device, now, heartbeat, "adopted", by)
+
+
 def revoke(session: Session, device_id: str, now: float, heartbeat: float, *, by: str) -> None:
     """Shut a device out for good: its secret counts no more. It may come back with a new token, as a new device."""
     device = _device(session, device_id)
     device.revoked_at = now
-    session.execute(
-        update(Credential)
-        .where(Credential.device_id == device_id, Credential.revoked_at.is_(None))
-        .values(revoked_at=now)
-    )
+    credentials.revoke_all(session, device_id, now)
+    commands.drop(session, device_id, now)
     _decided(session, device, now, heartbeat, "revoked", by)
 
 
-def secret_matches(session: Session, device_id: str, secret: str) -> bool:
-    """Whether this is the secret of an enrolled device that is not revoked, in time that does not depend on it."""
-    stored = session.scalar(
-        select(Credential.secret_hash)
-        .join(Device, Device.id == Credential.device_id)
-        .where(Credential.device_id == device_id, Credential.revoked_at.is_(None), Device.revoked_at.is_(None))
-        .order_by(Credential.id.desc())
-        .limit(1)
-    )
-    return hmac.compare_digest(stored or "", secret_hash(secret))
+def regroup(session: Session, device_id: str, group: str, now: float, *, by: str) -> None:
+    """Move a device into another group; the empty one is none."""
+    if len(group) > 80:
+        raise ShoalError("bad-request", f"group has {len(group)} characters, expected at most 80")
+    device = _device(session, device_id)
+    if device.group != group:
+        text = f"{by} moved {device.name} from group {device.group or '-'} to {group or '-'}"
+        device.group = group
+        session.add(Event(at=now, kind="device-regrouped", device_id=device.id, text=text))
+    session.flush()
 
 
-def secret_hash(secret: str) -> str:
-    """A secret as it is stored. Secrets are random and long, so one plain hash is as good as a slow one."""
-    return hashlib.sha256(secret.encode()).hexdigest()
+def tag(session: Session, device_id: str, tag: str) -> None:
+    """Call a device by one more word; nothing if it is called so already."""
+    if not TAG.fullmatch(tag):
+        raise ShoalError("bad-request", f"tag is {tag[:60]!r}, expected 1 to 40 letters, digits, . _ : -")
+    _device(session, device_id)
+    if session.get(DeviceTag, (device_id, tag)) is None:
+        session.add(DeviceTag(device_id=device_id, tag=tag))
+    session.flush()
+
+
+def untag(session: Session, device_id: str, tag: str) -> None:
+    """The reverse of :func:`tag`."""
+    _device(session, device_id)
+    if (known := session.get(DeviceTag, (device_id, tag))) is not None:
+        session.delete(known)
+    session.flush()
 
 
 _STANDING: Final = (
@@ -183,6 +208,7 @@ _STANDING: Final = (
     Device.last_seen_at,
     Device.deadline_at,
     Device.assignment_id,
+    Device.pending_at,
     Device.paused_at,
     Device.quarantined_at,
     Device.revoked_at,
@@ -197,6 +223,7 @@ class _Told:
         self.status: str = row.status
         self.last_seen_at: float | None = values.get("last_seen_at", row.last_seen_at)
         self.assignment_id: str | None = values.get("assignment_id", row.assignment_id)
+        self.pending_at: float | None = row.pending_at
         self.paused_at: float | None = row.paused_at
         self.quarantined_at: float | None = row.quarantined_at
         self.revoked_at: float | None = row.revoked_at

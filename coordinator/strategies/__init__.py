@@ -15,10 +15,21 @@ from .fedrolex import FedRolex
 from .fixed import Fixed
 from .fresh_model import FreshModel
 from .heterofl import HeteroFL, HeteroFLDynamic
+from .label_flip import LabelFlip
+from .multi_krum import MultiKrum
+from .outlier import Outlier
+from .rate import Rate
 from .ssp import Ssp
+from .trimmed_mean import CoordinateMedian, TrimmedMean
 from .whale_fl import WhaleFL
 
-AGGREGATORS = {cls.kind: cls for cls in (FedAvg, FedAsync, FedBuff, FedASMU, AdspSum)}
+AGGREGATORS = {
+    cls.kind: cls
+    for cls in (
+        *(FedAvg, FedAsync, FedBuff, FedASMU, AdspSum),
+        *(CoordinateMedian, TrimmedMean, MultiKrum),
+    )
+}
 POLICIES = {
     cls.kind: cls
     for cls in (
@@ -27,7 +38,7 @@ POLICIES = {
     )
 }
 TRANSFORMS = {cls.kind: cls for cls in (Clip,)}
-GATES: dict[str, type[Gate]] = {}
+GATES: dict[str, type[Gate]] = {cls.kind: cls for cls in (Rate, LabelFlip, Outlier)}
 
 __all__ = [
     "AGGREGATORS",
@@ -39,6 +50,7 @@ __all__ = [
     "AdspSum",
     "Clip",
     "Cohort",
+    "CoordinateMedian",
     "FedASMU",
     "FedAsync",
     "FedAvg",
@@ -48,6 +60,11 @@ __all__ = [
     "FreshModel",
     "HeteroFL",
     "HeteroFLDynamic",
+    "LabelFlip",
+    "MultiKrum",
+    "Outlier",
+    "Rate",
     "Ssp",
+    "TrimmedMean",
     "WhaleFL",
 ]

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 
 from attrs import define, field
-from sqlalchemy import insert, select
+from sqlalchemy import bindparam, insert, select
 
 from coordinator.store import ledger, models
 from coordinator.store.ledger import Ledger
 from coordinator.strategies.base import DeviceView
 from coordinator.training.consequences import receipt
+from coordinator.training.errands import Errands
 from coordinator.training.inputs import Asked, CheckedIn, Delivered, Rejected, Settled
 from coordinator.training.live import LiveRun
 from coordinator.training.runs import Runs
 from coordinator.training.turn import Turn
+from coordinator.training.twins import Twins
+from protocol.commands import CommandResult
 from protocol.errors import ProtocolError
 from protocol.messages import PROTOCOL, Ask, CheckIn, Chunk, DeviceEvent, Progress, Receipt, Retry, Telemetry, Update
 from protocol.transfer import Receiver
@@ -26,6 +30,15 @@ OVERHEAD = 64 * 1024
 """Bytes that an update's body may hold beyond four per parameter."""
 
 _BEAT = insert(models.table_of(models.Telemetry))
+_devices = models.table_of(models.Device)
+_STANDING = select(
+    _devices.c.group,
+    _devices.c.pending_at,
+    _devices.c.paused_at,
+    _devices.c.quarantined_at,
+    _devices.c.quarantine,
+).where(_devices.c.id == bindparam("device"))
+_MEASURED = ("uptime", "load", "temperature", "memory", "memory_free", "disk_free", "spool")
 
 CHECK_INS = 50
 """Check-ins per second that devices without work may cause together."""
@@ -39,6 +52,8 @@ class Conversation:
     """``_transfers`` holds the body that each device is sending, at most one at a time."""
 
     runs: Runs
+    errands: Errands
+    _twins: Twins = field(factory=Twins)
     _transfers: dict[str, Receiver] = field(factory=dict)
     _enrolled: set[str] = field(factory=set)
     _complained: dict[str, float] = field(factory=dict)
@@ -47,9 +62,10 @@ class Conversation:
     def hear(self, turn: Turn, device: str, leaf: str, payload: bytes) -> None:
         """Take one message. Whatever is wrong with it ends in the journal, never in an exception."""
         if not self._knows(turn, device):
-            log.warning("refused device=%s reason=it is not enrolled", device)
+            log.warning("refused device=%s reason=it is not enrolled, or was revoked", device)
             return
         turn.seen(device)
+        self.errands.heard(turn, device, anew=leaf == "check-in")
         try:
             match leaf:
                 case "check-in":
@@ -62,17 +78,46 @@ class Conversation:
                     self._ask(turn, device, decode(Ask, payload))
                 case "progress":
                     ledger.take(turn.session, turn.now, device, decode(Progress, payload).assignment)
-                case "telemetry":
-                    self._telemetry(turn, device, decode(Telemetry, payload))
+                case "result":
+                    self._result(turn, device, decode(CommandResult, payload))
                 case "event":
                     told = decode(DeviceEvent, payload)
                     ledger.note(turn.session, turn.now, f"device-{told.kind}"[:40], told.text, device=device)
         except ProtocolError as error:
             self._complain(turn, device, f"{leaf}: {error}")
 
+    def beats(self, turn: Turn, beats: Iterable[tuple[str, bytes]]) -> None:
+        """Take heartbeats, with one statement for all of them: a large fleet says little else."""
+        rows = []
+        for device, payload in beats:
+            if not self._knows(turn, device):
+                continue
+            try:
+                told = unstructure(decode(Telemetry, payload))
+            except ProtocolError as error:
+                turn.seen(device)
+                self._complain(turn, device, f"telemetry: {error}")
+                continue
+            turn.seen(device, telemetry=told)
+            self.errands.heard(turn, device)
+            rows.append({"device_id": device, "at": turn.now, **{name: told[name] for name in _MEASURED}})
+            if sentence := self._twins.heard(device, told["boot"], turn.now):
+                log.warning("device-cloned device=%s", device)
+                ledger.note(turn.session, turn.now, "device-cloned", sentence, device=device)
+        if rows:
+            turn.session.execute(_BEAT, rows)
+
+    def forget(self, device: str) -> None:
+        """It was shut out: what it may still say counts for nothing."""
+        self._enrolled.discard(device)
+        self._transfers.pop(device, None)
+        self._twins.forget(device)
+        self.errands.forget(device)
+
     def _knows(self, turn: Turn, device: str) -> bool:
         if device not in self._enrolled:
-            if turn.session.scalar(select(models.Device.id).where(models.Device.id == device)) is None:
+            known = select(models.Device.id).where(models.Device.id == device, models.Device.revoked_at.is_(None))
+            if turn.session.scalar(known) is None:
                 return False
             self._enrolled.add(device)
         return True
@@ -84,12 +129,12 @@ class Conversation:
         turn.seen(
             device, agent=check_in.agent, runtime=check_in.runtime, samples=check_in.samples, labels=labels
         )
-        row = turn.session.get(models.Device, device)
-        if row is None or row.revoked_at is not None:
-            return
+        row = turn.session.execute(_STANDING, {"device": device}).one()
         run = self.runs.fitting(device, check_in)
         if check_in.protocol != PROTOCOL:
             reason = f"the agent speaks protocol {check_in.protocol}, this coordinator {PROTOCOL}"
+        elif row.pending_at is not None:
+            reason = "the device waits for an operator to adopt it"
         elif row.paused_at is not None:
             reason = "the device is paused"
         elif row.quarantined_at is not None:
@@ -123,14 +168,14 @@ class Conversation:
     # -- updates -------------------------------------------------------------------------------------------------
 
     def _update(self, turn: Turn, device: str, update: Update, body: bytes) -> None:
-        owner = ledger.owner(turn.session, update.assignment)
+        owner, entry = ledger.known(turn.session, *update.key)
         if owner is None or owner != (update.run, device):
             self._complain(
                 turn, device, f"an update came for assignment {update.assignment}, which is not this device's"
             )
             turn.send(device, "receipt", _receipt(update, "unknown", "there is no such assignment for this device"))
             return
-        if (entry := ledger.entry(turn.session, *update.key)) is not None:
+        if entry is not None:
             state = "stored" if entry.outcome == "applied" else entry.outcome
             turn.send(device, "receipt", _receipt(update, state, entry.reason, entry.sha256))
             return
@@ -188,14 +233,12 @@ class Conversation:
         if self._transfers.get(device) is receiver:
             del self._transfers[device]
 
-    # -- signs of life -------------------------------------------------------------------------------------------
+    # -- commands ------------------------------------------------------------------------------------------------
 
-    def _telemetry(self, turn: Turn, device: str, beat: Telemetry) -> None:
-        told = unstructure(beat)
-        turn.seen(device, telemetry=told)
-        columns = ("uptime", "load", "temperature", "memory", "memory_free", "disk_free", "spool")
-        row = {name: told[name] for name in columns}
-        turn.session.execute(_BEAT, {"device_id": device, "at": turn.now, **row})
+    def _result(self, turn: Turn, device: str, result: CommandResult) -> None:
+        if self.errands.answered(turn, device, result):
+            self.runs.depart(turn, device)
+            turn.gone.append(device)
 
     def _complain(self, turn: Turn, device: str, text: str) -> None:
         """At most one line in the journal per device and ten seconds: nobody may flood it."""

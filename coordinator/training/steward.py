@@ -10,6 +10,7 @@ import logging
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
@@ -27,6 +28,7 @@ from coordinator.store.database import Database
 from coordinator.store.segments import Segments
 from coordinator.store.snapshots import Thinning
 from coordinator.training.conversation import Conversation
+from coordinator.training.errands import Errands
 from coordinator.training.evaluation import Evaluator, Found
 from coordinator.training.inputs import Answered, Evaluated
 from coordinator.training.runs import Runs, Trace, prepare
@@ -39,6 +41,8 @@ WAITING = 10_000
 TURN = 200
 BEAT = 0.5
 """Seconds between two looks at leases and silent devices."""
+BEATS = 50_000
+"""Heartbeats that wait at most; the oldest give way."""
 REST = 60.0
 """Seconds for which a duty that failed is left alone."""
 PAUSE = 0.5
@@ -93,6 +97,7 @@ class Steward(threading.Thread):
         send: Callable[[str, str, bytes], None],
         cut_off: Callable[[str], object],
         retain: Callable[[Session, float], Sequence[Callable[[], None]]] = lambda _session, _now: (),
+        rotate_after: float = 0.0,
         thinning: Thinning = Thinning(),  # noqa: B008 - a value
         trace: Trace | None = None,
     ) -> None:
@@ -109,9 +114,12 @@ class Steward(threading.Thread):
         self._runs = Runs(
             blobs, segments, heartbeat, self._evaluator.submit, self._evaluator.compute, thinning, trace
         )
-        self._conversation = Conversation(self._runs)
+        self._errands = Errands(heartbeat, rotate_after)
+        self._conversation = Conversation(self._runs, self._errands)
+        self._beats: deque[_Heard] = deque(maxlen=BEATS)
         self._looked = 0.0
         self._astray = False
+        self._careful = False
         self._stopping = False
         self._ended = False
         self._resting: dict[str, float] = {}
@@ -119,9 +127,15 @@ class Steward(threading.Thread):
     # -- from other threads --------------------------------------------------------------------------------------
 
     def hear(self, device: str, leaf: str, payload: bytes, acknowledge: Callable[[], None]) -> None:
-        """A device's message; ``acknowledge`` is called once what follows from it is durable."""
-        if not self._ended:
-            self._queue.put(_Heard(device, leaf, payload, acknowledge))
+        """A device's message; ``acknowledge`` is called once what follows from it is durable. Heartbeats wait for the
+        next look at the fleet: they wake nobody up, and may be lost."""
+        if self._ended:
+            return
+        heard = _Heard(device, leaf, payload, acknowledge)
+        if leaf == "telemetry":
+            self._beats.append(heard)
+        else:
+            self._queue.put(heard)
 
     def write(self, change: Callable[[Session], T]) -> T:
         """Run ``change`` in the next transaction and return its result when it is durable, or raise what it raised."""
@@ -146,8 +160,15 @@ class Steward(threading.Thread):
     def operate(self, run: str, action: str, by: str) -> None:
         self._ask(lambda turn: self._runs.operate(turn, run, action, by))
 
+    def command(self, device: str, kind: str, *, life: float, by: str) -> str:
+        return self._ask(lambda turn: self._errands.issue(turn, device, kind, life=life, by=by))
+
     def disconnect(self, device: str) -> None:
-        self._ask(lambda turn: self._runs.depart(turn, device))
+        def depart(turn: Turn) -> None:
+            self._runs.depart(turn, device)
+            self._conversation.forget(device)
+
+        self._ask(depart)
         self._cut_off(device)
 
     def stop(self) -> None:
@@ -179,6 +200,7 @@ class Steward(threading.Thread):
         with self._database.write() as session:
             turn = Turn(session, self._now())
             self._runs.recover(turn)
+            self._errands.recover(turn)
         self._leave(turn, [], [])
 
     def run(self) -> None:
@@ -232,16 +254,26 @@ class Steward(threading.Thread):
                 registry.seen_all(session, turn.signs, now, self._heartbeat)
                 self._segments.sync()
         except Exception as error:
+            self._astray = True
+            foreseen = isinstance(error, (OperationalError, OSError))
+            if not (foreseen or self._careful):
+                log.warning("turn-taken-again error=%s", error)
+                self._careful = True
+                return self._take(batch, last=last)
             foreseen = isinstance(error, (SQLAlchemyError, OSError, ShoalError))
             log.error("turn-failed error=%s", error, exc_info=not foreseen)
             self._refuse(batch, error)
-            self._astray = True
             return False
+        self._careful = False
         self._leave(turn, batch, done)
         return True
 
     def _one(self, turn: Turn, item: _Heard | _Asked, done: list[_Done]) -> None:
-        """One item inside a savepoint: what goes wrong in it does not touch the others."""
+        """One item; what goes wrong in it does not touch the others. What devices say is taken without a savepoint as
+        long as all goes well: after a surprise the whole turn is taken again, with one for each."""
+        if isinstance(item, _Heard) and not self._careful:
+            self._do(turn, item)
+            return
         sends, after, seq = len(turn.sends), len(turn.after), self._runs.seq
         try:
             with turn.session.begin_nested():
@@ -271,10 +303,20 @@ class Steward(threading.Thread):
         if time.monotonic() - self._looked < BEAT:
             return
         self._looked = time.monotonic()
+        self._tend(turn, "heartbeats", lambda: self._listen(turn))
         for run in list(self._runs.live):
             self._tend(turn, f"the leases of {run}", partial(self._runs.tick, turn, run))
         self._tend(turn, "silent devices", lambda: registry.watch(turn.session, turn.now, self._heartbeat))
+        self._tend(turn, "commands", lambda: self._errands.tick(turn))
         self._tend(turn, "retention", lambda: turn.after.extend(self._retain(turn.session, turn.now)))
+
+    def _listen(self, turn: Turn) -> None:
+        """The heartbeats that have come since the last look; who was heard is not silent."""
+        beats = [self._beats.popleft() for _ in range(len(self._beats))]
+        turn.after += [beat.acknowledge for beat in beats]
+        self._conversation.beats(turn, [(beat.device, beat.payload) for beat in beats])
+        registry.seen_all(turn.session, turn.signs, turn.now, self._heartbeat)
+        turn.signs.clear()
 
     def _tend(self, turn: Turn, duty: str, do: Callable[[], object]) -> None:
         """A duty of the house inside a savepoint; one that fails is left alone for a while."""
@@ -300,6 +342,9 @@ class Steward(threading.Thread):
         steps: list[Callable[[], object]] = [*turn.after, *(partial(self._send, *sent) for sent in turn.sends)]
         steps += [item.acknowledge for item in batch if isinstance(item, _Heard)]
         steps += [one.tell for one in done]
+        for device in turn.gone:
+            self._conversation.forget(device)
+            steps.append(partial(self._cut_off, device))
         for step in steps:
             try:
                 step()

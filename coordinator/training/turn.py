@@ -14,13 +14,15 @@ from protocol.wire import encode
 
 @define
 class Turn:
-    """``signs`` are signs of life: device → columns it told. ``now`` is the same for everything in the turn."""
+    """``signs`` are signs of life: device → columns it told. ``now`` is the same for everything in the turn.
+    ``gone`` are devices whose sessions end after the commit."""
 
     session: Session
     now: float
     signs: dict[str, dict[str, Any]] = field(factory=dict)
     sends: list[tuple[str, str, bytes]] = field(factory=list)
     after: list[Callable[[], object]] = field(factory=list)
+    gone: list[str] = field(factory=list)
 
     def seen(self, device: str, **values: Any) -> None:
         self.signs.setdefault(device, {}).update(values)

@@ -15,7 +15,8 @@ import paho.mqtt.client as mqtt
 import pytest
 
 from coordinator.broker.access import STATUS
-from coordinator.broker.embedded import BrokerError, EmbeddedBroker
+from coordinator.broker.driver import BrokerError
+from coordinator.broker.embedded import EmbeddedBroker
 from coordinator.fleet.authority import TlsFiles, establish
 from tests.broker.client import Client, until
 

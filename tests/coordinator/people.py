@@ -9,6 +9,7 @@ from attrs import field, frozen
 from sqlalchemy.orm import Session
 
 from coordinator.errors import ShoalError
+from coordinator.store import commands
 from coordinator.store.database import Database
 from coordinator.store.models import Assignment, Device, Event, Model, Run, Update
 from coordinator.training import recipe as recipes
@@ -76,6 +77,9 @@ class DirectCommands:
             row.reason = f"{action} by {by}"
 
         self.write(change)
+
+    def command(self, device, kind, *, life, by):
+        return self.write(lambda session: commands.issue(session, device, kind, self.clock(), life=life, by=by).id)
 
     def disconnect(self, device):
         def change(session: Session) -> None:

@@ -313,7 +313,7 @@ class TestTokens:
             ({"uses": True}, "uses is 'True', expected a whole number"),
             ({"uses": 0}, "uses is 0, expected 1 to 10000"),
             ({"ttl": "60"}, "ttl is '60', expected a finite number"),
-            ({"use": 1, "tll": 2}, "Unknown field tll, use: expected group, uses, ttl"),
+            ({"use": 1, "tll": 2}, "Unknown field tll, use: expected group, uses, manual, ttl"),
             ([], "expected an object"),
         ],
     )

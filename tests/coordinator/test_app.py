@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -15,9 +16,11 @@ import pytest
 from click.testing import CliRunner
 
 from coordinator.app import Coordinator
+from coordinator.broker.mosquitto import installed
 from coordinator.cli.serve import serve
 from coordinator.errors import ShoalError
 from coordinator.settings import Settings, sqlite_url
+from tests.broker.test_conformance import need_mosquitto
 from tests.coordinator.people import START
 
 ANY = {"port": 0, "mqtt_port": 0}
@@ -87,6 +90,38 @@ def test_a_host_that_is_not_here_is_not_called_a_port_in_use(folder, host):
     found = refusal(Settings(home=folder, host=host, **ANY))
     assert found.code == "bad-request"
     assert "This machine cannot listen at" in found.detail
+
+
+@pytest.mark.parametrize("which", ["port", "mqtt_port"])
+@pytest.mark.parametrize("broker", ["embedded", "mosquitto"])
+def test_a_port_in_use_is_told_of(folder, which, broker):
+    if broker == "mosquitto":
+        need_mosquitto()
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        found = refusal(Settings(home=folder, broker=broker, **{**ANY, which: other.getsockname()[1]}))
+    assert found.code == "port-in-use"
+    assert "Address already in use" in found.detail
+
+
+@pytest.mark.parametrize("which", ["port", "mqtt_port"])
+def test_a_port_that_takes_more_rights_is_not_called_one_in_use(folder, which, monkeypatch):
+    """As for a user without rights to ports below 1024; tests may run as root."""
+    create = socket.create_server
+
+    def refuse(address, **options):
+        if address[1] == 443:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return create(address, **options)
+
+    monkeypatch.setattr(socket, "create_server", refuse)
+    found = refusal(Settings(home=folder, broker="embedded", **{**ANY, which: 443}))
+    assert found.code in ("port-unusable", "broker-unusable")
+    assert "ports below 1024 take the right" in found.detail
+
+
+def test_without_a_broker_named_mosquitto_is_taken_where_it_is_installed(folder):
+    with Coordinator(Settings(home=folder, **ANY)):
+        assert (folder / "mosquitto" / "accounts.json").exists() == installed()
 
 
 def test_a_home_in_which_nothing_can_be_written_is_told_of(folder):

@@ -8,7 +8,7 @@ from sqlalchemy import func, select
 from coordinator.errors import ShoalError
 from coordinator.fleet import enrolment, tokens
 from coordinator.settings import Settings
-from coordinator.store import registry
+from coordinator.store import credentials, registry
 from coordinator.store.models import Credential, Device, EnrolmentToken, Event
 from protocol.topics import DEVICE_ID
 from tests.conftest import BACKENDS
@@ -35,7 +35,7 @@ def test_a_new_device_has_its_name_its_group_and_its_secret(session, token):
     device = enrolment.enrol(session, request_of("pico", token), START + 1)
     assert (device.id, device.name, device.group, device.status) == ("pico", "pico", "kitchen", "new")
     assert device.capability["cores"] == 4
-    assert registry.secret_matches(session, "pico", secret_of("pico"))
+    assert credentials.secret_matches(session, "pico", secret_of("pico"))
     event = session.scalars(select(Event).where(Event.kind == "device-enrolled")).one()
     assert event.device_id == "pico"
     assert event.text.startswith("pico joined with token")

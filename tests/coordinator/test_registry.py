@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import select
 
 from coordinator.errors import ShoalError
-from coordinator.store import registry, views
+from coordinator.store import credentials, registry, views
 from coordinator.store.models import Credential, Device, Event, StatusChange
 from tests.conftest import BACKENDS
 from tests.coordinator.people import HEARTBEAT, START, add_device, secret_of
@@ -39,9 +39,9 @@ def changes(session, device="pico"):
         ({}, None, "new"),
         ({}, 0, "idle"),
         ({"assignment_id": "a-1"}, 0, "training"),
-        ({}, 30, "idle"),
-        ({}, 30.5, "late"),
-        ({"assignment_id": "a-1"}, 30.5, "late"),
+        ({}, 24, "idle"),
+        ({}, 24.5, "late"),
+        ({"assignment_id": "a-1"}, 24.5, "late"),
         ({}, 120, "late"),
         ({}, 120.5, "offline"),
         ({"paused_at": START}, 0, "paused"),
@@ -60,7 +60,7 @@ def test_the_status_of_a_device_silent_for_some_seconds_at_a_heartbeat_of_10_s(s
 def test_a_device_that_is_heard_for_the_first_time_becomes_idle_and_has_a_deadline(session, pico):
     registry.seen(session, "pico", START + 5, HEARTBEAT, agent="0.1.0", samples=320)
     assert (pico.status, pico.status_at, pico.last_seen_at) == ("idle", START + 5, START + 5)
-    assert (pico.agent, pico.samples, pico.deadline_at) == ("0.1.0", 320, START + 35)
+    assert (pico.agent, pico.samples, pico.deadline_at) == ("0.1.0", 320, START + 29)
     assert changes(session) == [("new", "idle", "heard for the first time")]
 
 
@@ -107,19 +107,19 @@ def test_a_silent_device_becomes_late_then_offline_and_comes_back(session, pico)
     registry.seen(session, "pico", START, HEARTBEAT)
     seen_by_watch = {
         silent: [(change.old, change.new) for change in registry.watch(session, START + silent, HEARTBEAT)]
-        for silent in (29, 31, 32, 119, 121, 500)
+        for silent in (23, 25, 26, 119, 121, 500)
     }
     assert seen_by_watch == {
-        29: [],
-        31: [("idle", "late")],
-        32: [],
+        23: [],
+        25: [("idle", "late")],
+        26: [],
         119: [],
         121: [("late", "offline")],
         500: [],
     }
     registry.seen(session, "pico", START + 600, HEARTBEAT)
     assert changes(session)[1:] == [
-        ("idle", "late", "no sign for 31 s"),
+        ("idle", "late", "no sign for 25 s"),
         ("late", "offline", "no sign for 121 s"),
         ("offline", "idle", "heard again after 600 s"),
     ]
@@ -156,7 +156,7 @@ def test_pause_and_resume_are_told_in_the_journal(session, pico):
     registry.seen(session, "pico", START + 5, HEARTBEAT)
     assert pico.status == "paused"
     registry.resume(session, "pico", START + 9, HEARTBEAT, by="olga")
-    assert (pico.status, pico.deadline_at) == ("idle", START + 35)
+    assert (pico.status, pico.deadline_at) == ("idle", START + 29)
     assert [(row.kind, row.text) for row in session.scalars(select(Event).order_by(Event.seq))] == [
         ("device-paused", "olga paused pico"),
         ("device-resumed", "olga resumed pico"),
@@ -196,7 +196,7 @@ def test_decisions_that_contradict_the_present_state_are_refused(session, pico):
 
 def test_only_a_devices_own_secret_matches_and_none_after_it_is_revoked(boards, session):
     def known(device, secret):
-        return registry.secret_matches(session, device, secret)
+        return credentials.secret_matches(session, device, secret)
 
     assert known("pico", secret_of("pico"))
     assert not known("pico", secret_of("tre"))
@@ -208,12 +208,61 @@ def test_only_a_devices_own_secret_matches_and_none_after_it_is_revoked(boards, 
     assert session.scalars(select(Credential.revoked_at).where(Credential.device_id == "pico")).all() == [START]
 
 
-def test_after_a_rotation_the_newest_secret_counts(boards, session):
-    session.add(Credential(device_id="pico", secret_hash=registry.secret_hash("a new one"), created_at=START))
-    session.flush()
-    assert registry.secret_matches(session, "pico", "a new one")
-    assert not registry.secret_matches(session, "pico", secret_of("pico"))
+class TestRotation:
+    """The device makes the next secret; the present one counts until the next one was proved."""
 
+    def matches(self, session, *secrets):
+        return [credentials.secret_matches(session, "pico", secret) for secret in secrets]
+
+    def test_both_secrets_are_good_until_the_next_one_is_proved(self, boards, session):
+        old, new = secret_of("pico"), "n" * 40
+        credentials.propose(session, "pico", new, "v", START)
+        credentials.propose(session, "pico", new, "v", START)  # the answer was lost
+        assert self.matches(session, old, new) == [True, True]
+        assert dict(credentials.accounts(session))["pico"] != "v"
+        credentials.prove(session, "pico", new, START + 1)
+        credentials.prove(session, "pico", new, START + 1)
+        assert self.matches(session, old, new) == [False, True]
+        assert dict(credentials.accounts(session))["pico"] == "v"
+        event = session.scalars(select(Event).where(Event.kind == "device-rotated")).one()
+        assert event.device_id == "pico"
+
+    def test_only_one_secret_waits_and_an_old_one_never_returns(self, boards, session):
+        old, first, second = secret_of("pico"), "1" * 40, "2" * 40
+        credentials.propose(session, "pico", first, "v", START)
+        credentials.propose(session, "pico", second, "v", START)
+        assert self.matches(session, old, first, second) == [True, False, True]
+        with pytest.raises(ShoalError, match="was used before"):
+            credentials.propose(session, "pico", first, "v", START)
+        with pytest.raises(ShoalError, match="is not one of"):
+            credentials.prove(session, "pico", first, START)
+        credentials.prove(session, "pico", second, START)
+        with pytest.raises(ShoalError, match="was used before"):
+            credentials.propose(session, "pico", old, "v", START)
+
+    def test_the_present_secret_may_be_proved_again_which_drops_the_next_one(self, boards, session):
+        credentials.propose(session, "pico", "1" * 40, "v", START)
+        credentials.prove(session, "pico", secret_of("pico"), START)
+        assert self.matches(session, secret_of("pico"), "1" * 40) == [True, False]
+
+    def test_the_oldest_secrets_are_found(self, boards, session):
+        assert credentials.aged(session, START, 10) == []
+        assert sorted(credentials.aged(session, START + 1, 10)) == sorted(boards)
+        registry.revoke(session, "tre", START, HEARTBEAT, by="ada")
+        assert "tre" not in credentials.aged(session, START + 1, 10)
+
+
+def test_a_device_that_waits_for_adoption_is_pending_whatever_is_heard(boards, session):
+    session.get(Device, "pico").pending_at = START
+    registry.seen(session, "pico", START + 5, HEARTBEAT)
+    pico = session.get(Device, "pico")
+    assert (pico.status, pico.deadline_at) == ("pending", None)
+    registry.adopt(session, "pico", START + 6, HEARTBEAT, by="olga")
+    assert (pico.status, pico.pending_at) == ("idle", None)
+    event = session.scalars(select(Event).where(Event.kind == "device-adopted")).one()
+    assert event.text == "olga adopted pico"
+    with pytest.raises(ShoalError, match="does not wait"):
+        registry.adopt(session, "pico", START + 7, HEARTBEAT, by="olga")
 
 def test_labels_are_what_was_told_last_and_forgotten_when_they_are_told_no_more(boards, session):
     query = select(views.device_labels).where(views.device_labels.c.device_id == "pico")

@@ -14,6 +14,12 @@ from coordinator.settings import load
         ({"SHOAL_LOG_LEVEL": "loud"}, "Setting log_level is 'loud', expected one of debug, info, warning, error"),
         ({"SHOAL_HOST": "::"}, "Setting host is '::', expected an address of this machine, or 0.0.0.0"),
         ({"SHOAL_HOST": ""}, "Setting host is '', expected an address of this machine, or 0.0.0.0"),
+        ({"SHOAL_TLS": "off", "SHOAL_HOST": "0.0.0.0"}, "Setting host is '0.0.0.0', where secrets would travel in the"),
+        ({"SHOAL_BROKER": "carrier pigeon"}, "expected one of auto, embedded, mosquitto, external"),
+        ({"SHOAL_BROKER": "external"}, "Setting broker_url: '' is not of the form mqtts://host:port"),
+        ({"SHOAL_BROKER": "external", "SHOAL_BROKER_URL": "mqtt://x"}, "mqtt:// is for loopback only"),
+        ({"SHOAL_BROKER": "external", "SHOAL_BROKER_URL": "mqtts://x"}, "from an encrypted coordinator only"),
+        ({"SHOAL_BROKER_ACCOUNTS": "none"}, "Setting broker_accounts is 'none', expected one of dynamic-security, own"),
         ({"SHOAL_LOG": "xml"}, "Setting log is 'xml', expected one of text, json"),
         ({"SHOAL_TRACES": "localhost"}, "Setting traces is 'localhost', expected an http(s):// URL"),
         ({"SHOAL_KEEP_LAST": "1"}, "Setting keep_last is 1, expected at least 2"),
@@ -43,3 +49,15 @@ def test_an_address_of_ipv6_stands_in_brackets(tmp_path, host, url):
 
 def test_the_log_level_may_be_written_in_capitals(tmp_path):
     assert load({"home": tmp_path}, {"SHOAL_LOG_LEVEL": "DEBUG"}).log_level == "DEBUG"
+
+
+def test_an_external_broker_is_told_by_its_url(tmp_path):
+    given = {"SHOAL_BROKER": "external", "SHOAL_BROKER_URL": "mqtts://mqtt.example", "SHOAL_TLS": "on"}
+    assert load({"home": tmp_path}, given).external == ("mqtt.example", 8883, True)
+    assert load({"home": tmp_path}, {}).external is None
+
+
+def test_secrets_are_not_shown(tmp_path):
+    settings = load({"home": tmp_path}, {"SHOAL_BROKER_PASSWORD": "swordfish", "SHOAL_BROKER_PROBE": "sesame"})
+    assert "swordfish" not in repr(settings)
+    assert "sesame" not in repr(settings)

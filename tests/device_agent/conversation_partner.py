@@ -10,6 +10,7 @@ from attrs import evolve
 
 from device_agent import conversation as c
 from device_agent.batches import Order
+from device_agent.outbox import Tag
 from device_agent.position import Checkpoint, File, Position
 from device_agent.session import LIMIT, Session
 from device_agent.tally import Sums
@@ -162,13 +163,21 @@ class Device:
         return self.feel(c.Trained(name, RESULT, 0, body, "region", residual))
 
     def later(self, seconds: float) -> list[tuple[str, Any]]:
-        """Let time pass, waking the session whenever it asked for it; everything said meanwhile."""
-        said, end = [], self.now + seconds
+        """Let time pass, waking the session whenever it asked for it; everything said meanwhile.
+
+        The broker acknowledges all announcements.
+        """
+        said, end = self._announcements_arrive(), self.now + seconds
         while self.session.wake_at <= end:
             self.now = max(self.now, self.session.wake_at)
-            said += self.feel(c.Tick())
+            said += [*self.feel(c.Tick()), *self._announcements_arrive()]
         self.now = end
         return said
+
+    def _announcements_arrive(self) -> list[tuple[str, Any]]:
+        arrived = [tag for tag in self.tags if isinstance(tag, Tag) and tag.index is None]
+        self.tags = [tag for tag in self.tags if tag not in arrived]
+        return [message for tag in arrived for message in self.feel(c.Acknowledged(tag))]
 
     @property
     def check_in(self) -> CheckIn:
@@ -223,7 +232,7 @@ class Device:
 
     def _check_spooled(self, update: Update, body: bytes) -> None:
         """What is announced was made durable before, and is what it says it is."""
-        assert self.updates[update.key][0] == update
+        assert evolve(self.updates[update.key][0], chunk=update.chunk) == update
         if not update.chunk:
             assert hashlib.sha256(body).hexdigest() == update.sha256
 

@@ -177,7 +177,7 @@ def test_a_chunked_upload_survives_a_restart_of_the_broker(start: Start, stop: S
         log = stop(agent)
     ((update, _),) = coordinator.stored.values()
     assert update.size > 160_000
-    assert update.chunk == 64 * 1024
+    assert update.chunk == 4 * 1024
     assert log.count(" connected host=") == 2
 
 

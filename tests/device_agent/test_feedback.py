@@ -43,7 +43,7 @@ def owed(residual: bytes | None) -> Weights:
 
 
 @pytest.mark.parametrize("region", [WHOLE, HALF, LISTED], ids=["whole", "half", "listed"])
-@pytest.mark.parametrize("how", ["int8", "float32"])
+@pytest.mark.parametrize("how", ["int8", "topk-0.5", "float32"])
 @given(seed=st.integers(0, 1000))
 def test_carried_plus_owed_is_what_was_learnt(region: Region, how: str, seed: int) -> None:
     before = tensors.encode(drawn(WHOLE, seed + 1, 0.1), {"layout": layout_text()})
@@ -61,7 +61,7 @@ def layout_text() -> str:
 
 
 @pytest.mark.parametrize("region", [WHOLE, HALF, LISTED], ids=["whole", "half", "listed"])
-@pytest.mark.parametrize("how", ["int8", "float32"])
+@pytest.mark.parametrize("how", ["int8", "topk-0.5", "float32"])
 def test_given_back_it_is_owed_in_full(region: Region, how: str) -> None:
     difference = drawn(region, 3)
     body, after = feedback.encode(difference, how, region, None)

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from device_agent import conversation as c
+from device_agent.outbox import Tag
 from protocol.messages import DeviceEvent, Progress, Status
 from tests.device_agent.conversation_partner import (
     RESULT,
@@ -20,7 +21,7 @@ from tests.device_agent.conversation_partner import (
     retry,
 )
 
-BODY = bytes(range(256)) * 1200  # 307,200 bytes: five chunks of 64 KiB
+BODY = bytes(range(256)) * 1200  # 307,200 bytes: 75 chunks of 4 KiB
 
 
 @pytest.fixture
@@ -146,7 +147,7 @@ def test_without_a_receipt_the_update_is_announced_again_and_again(working: Devi
     working.train()
     working.hear(retry(working.check_in.id, 1e6))
     again = leaves(working.later(600)).count("update")
-    assert 600 / 75 - 1 <= again <= 600 / 45 + 3
+    assert 600 / 60 <= again <= 600 / 25, "10 s and up to 50 more"
     assert all(message == working.update for leaf, message in working.told if leaf == "update")
 
 
@@ -172,10 +173,10 @@ def test_an_update_nobody_answers_does_not_hold_up_the_next(working: Device) -> 
 
 def test_a_finished_update_waits_while_another_is_on_its_way(working: Device) -> None:
     working.train("a1", BODY)
-    working.hear(receipt(working.update, "missing", ((0, 4),)))
+    working.hear(receipt(working.update, "missing", ((0, 74),)))
     working.hear(assignment(working.check_in.id, "a2"))
     assert leaves(working.train("a2", b"second")) == ["check-in"]
-    assert [chunk.index for _, chunk in working.feel(c.Acknowledged(working.tags[-1]))] == [4]
+    assert [chunk.index for _, chunk in working.feel(c.Acknowledged(working.tags[-1]))] == [1, 2]
 
 
 def test_check_ins_name_the_updates_without_a_receipt(working: Device) -> None:
@@ -203,11 +204,11 @@ def test_a_large_update_goes_in_chunks_beside_the_next_work(working: Device) -> 
     said = working.train(body=BODY)
     assert leaves(said) == ["update", "check-in"]
     update = working.update
-    assert update.chunk == 64 * 1024
-    said = working.hear(receipt(update, "missing", ((0, 4),)))
-    assert [chunk.index for _, chunk in said] == [0, 1, 2, 3], "a window of four"
-    said = working.feel(c.Acknowledged(working.tags[-4]))
-    assert [chunk.index for _, chunk in said] == [4]
+    assert update.chunk == 4 * 1024
+    said = working.hear(receipt(update, "missing", ((0, 74),)))
+    assert [chunk.index for _, chunk in said] == [0], "one to begin with"
+    said = working.feel(c.Acknowledged(working.tags[-1]))
+    assert [chunk.index for _, chunk in said] == [1, 2], "two after a quick answer"
     working.hear(assignment(working.check_in.id, "a2"))
     assert isinstance(working.did[-1], c.Fetch)
     working.hear(receipt(update, "stored"))
@@ -216,34 +217,84 @@ def test_a_large_update_goes_in_chunks_beside_the_next_work(working: Device) -> 
 
 def test_after_a_break_only_what_is_missing_travels(working: Device) -> None:
     working.train(body=BODY)
-    working.hear(receipt(working.update, "missing", ((0, 4),)))
+    working.hear(receipt(working.update, "missing", ((0, 74),)))
     working.disconnect()
     said = working.connect()
     assert leaves(said) == ["update", "check-in"]
-    said = working.hear(receipt(working.update, "missing", ((3, 4),)))
-    assert [chunk.index for _, chunk in said] == [3, 4]
+    said = working.hear(receipt(working.update, "missing", ((73, 74),)))
+    assert [chunk.index for _, chunk in said] == [73]
+    assert [chunk.index for _, chunk in working.feel(c.Acknowledged(working.tags[-1]))] == [74]
 
 
 def test_goodput_decides_the_next_chunks(working: Device) -> None:
     working.train(body=BODY)
-    working.hear(receipt(working.update, "missing", ((0, 4),)))
-    for tag in working.tags[-4:]:
-        working.now += 1  # 64 KiB/s
+    working.hear(receipt(working.update, "missing", ((0, 74),)))
+    for tag in working.tags:  # more come meanwhile
+        working.now += 1 / 128  # 512 KiB/s
         working.feel(c.Acknowledged(tag))
     working.hear(receipt(working.update, "stored"))
     working.hear(assignment(working.check_in.id, "a2"))
     working.train("a2", BODY)
-    assert 4096 <= working.update.chunk <= 8192
+    assert 18_000 < working.update.chunk < 24_000, "eight of them in 0.3 s"
 
 
 def test_progress_keeps_a_slow_upload_from_being_announced_again(working: Device) -> None:
     working.train(body=BODY)
     working.hear(retry(working.check_in.id, 1e6))
-    working.hear(receipt(working.update, "missing", ((0, 4),)))
-    for tag in working.tags[-4:]:
+    working.hear(receipt(working.update, "missing", ((0, 74),)))
+    for number in range(75):
         assert "update" not in leaves(working.later(11))
-        working.feel(c.Acknowledged(tag))
+        working.feel(c.Acknowledged(Tag("a1", 1, number)))
     assert "update" in leaves(working.later(20))
+
+
+def test_what_the_broker_has_not_acknowledged_is_not_sent_again(working: Device) -> None:
+    """It waits in the connection, however slow that is; one that is dead ends by its keepalive."""
+    working.train(body=BODY)
+    working.hear(retry(working.check_in.id, 1e6))
+    working.hear(receipt(working.update, "missing", ((0, 74),)))
+    assert {"update", "chunk"}.isdisjoint(leaves(working.later(110)))
+    assert "update" in leaves(working.later(60)), "but not for ever"
+
+
+@pytest.mark.parametrize("body", [BODY, b"x" * 9000], ids=["in chunks", "whole"])
+def test_a_link_that_breaks_before_anything_got_through_gets_the_smallest_chunks(working: Device, body: bytes) -> None:
+    working.session._outbox.goodput = 1e6
+    working.train(body=body)
+    assert working.update.chunk in (0, 37_500)
+    sha256 = working.update.sha256
+    for _ in range(2):
+        working.disconnect()
+        working.connect()
+        assert (working.update.chunk, working.update.sha256) == (4096, sha256)
+
+
+def test_chunks_stay_as_they_are_where_something_got_through(working: Device) -> None:
+    working.session._outbox.goodput = 1e6
+    working.train(body=BODY)
+    working.feel(c.Acknowledged(working.tags[-1]))
+    working.disconnect()
+    working.connect()
+    assert working.update.chunk == 37_500
+
+
+def test_back_off_spreads_over_its_whole_range() -> None:
+    """Ten seconds for an answer, and up to ten, twenty, forty, fifty more: full jitter."""
+    waits: dict[int, list[float]] = {}
+    for seed in range(60):
+        device = Device(seed)
+        device.connect()
+        device.hear(assignment(device.check_in.id))
+        device.train()
+        device.hear(retry(device.check_in.id, 1e6))
+        for attempt in range(4):
+            before = device.now
+            while "update" not in leaves(device.later(0.5)):
+                pass
+            waits.setdefault(attempt, []).append(device.now - before)
+    for attempt, most in enumerate((10, 20, 40, 50)):
+        assert min(waits[attempt]) < 10.5 + most / 4
+        assert 10 + most * 3 / 4 < max(waits[attempt]) <= 11 + most
 
 
 # Receipts.
@@ -512,3 +563,16 @@ def _play(device: Device, event: str, number: int, final: set[tuple[str, int]]) 
         if state != "missing":
             final.add(update.key)
         device.hear(receipt(update, state, missing))
+
+
+def test_without_an_offer_it_sends_what_it_has_and_asks_for_no_more(working: Device) -> None:
+    working.session.offer = None
+    assert leaves(working.train()) == ["update"]
+    assert set(leaves(working.later(600))) == {"update"}
+
+
+def test_once_there_is_an_offer_it_checks_in_at_once(device: Device) -> None:
+    offer, device.session.offer = device.session.offer, None
+    assert leaves(device.connect()) == []
+    device.session.offer = offer
+    assert leaves(device.feel(c.Tick())) == ["check-in"]

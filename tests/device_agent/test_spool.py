@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import resource
 import signal
 import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +20,10 @@ import pytest
 from attrs import evolve
 
 from device_agent import spool as spools
+from device_agent import status
 from device_agent.errors import HomeError
 from device_agent.position import Checkpoint
-from device_agent.spool import Spool, peek
+from device_agent.spool import Spool, obstacle, peek
 from protocol import tensors
 from protocol.messages import DeviceEvent, Lineage, Timings, Update
 from protocol.subnetwork import Axis, layout_to_json
@@ -190,6 +194,44 @@ def test_a_full_disk_is_said_in_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(HomeError, match="the disk is full"):
         spool.commit(update("a1", bytes(200_000)), bytes(200_000), REGION, None)
     assert spool.load().updates == ()
+
+
+@contextmanager
+def full_disk(room: int) -> Iterator[None]:
+    """No file may grow beyond ``room`` bytes; the system then refuses writes, as it does on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_disk_that_is_full_loses_nothing_and_is_used_again_when_there_is_room(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    commit(spool, "a1")
+    big = update("a2", bytes(900_000))
+    with full_disk(300_000), pytest.raises(HomeError, match="cannot be used: the disk"):
+        spool.commit(big, bytes(900_000), REGION, None)
+    assert [one.assignment for one, _ in spool.load().updates] == ["a1"]
+    spool.commit(big, bytes(900_000), REGION, None)
+    spool.close()
+    assert [one.assignment for one, _ in Spool(tmp_path).load().updates] == ["a1", "a2"]
+
+
+def test_what_keeps_an_agent_from_starting_is_seen_while_none_runs(tmp_path: Path) -> None:
+    """``status`` asks, and the answer changes when there is room again."""
+    Spool(tmp_path).close()
+    with full_disk(10_000):
+        found = status.collect(tmp_path, "pi-1", "http://shoal")
+        assert found["state"] == "stopped"
+        assert found["reason"] == f"the spool in {tmp_path} cannot be written: File too large"
+        assert f"  state: stopped: {found['reason']}" in status.sentences(found)
+    found = status.collect(tmp_path, "pi-1", "http://shoal")
+    assert found["reason"] is None
+    assert len(status.sentences(found)) == 1
+    assert not list(tmp_path.glob("*.probe"))
+    assert "No such file" in str(obstacle(tmp_path / "gone"))
 
 
 def test_a_home_that_is_not_there_is_said_in_a_sentence(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from attrs import NOTHING, evolve, fields_dict
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from protocol.coding import CODINGS
+from protocol.commands import RESULTS, Accepted, Command, CommandResult, NextSecret
 from protocol.messages import (
     STATES,
     Amend,
@@ -38,6 +38,7 @@ from protocol.messages import (
 from protocol.subnetwork import CLASSES, Axis, Layout
 
 SHA = "0123456789abcdef" * 4
+CODINGS = ("float32", "int8", "topk-0.05", "topk-0.5")
 QUICK = settings(max_examples=60, deadline=None, derandomize=True)
 
 _BLOB = Blob(sha256=SHA, size=4096)
@@ -93,6 +94,10 @@ EXAMPLES: dict[type[Message], Message] = {
             phases={"train": 60.0}, waiting=None,
         ),
         DeviceEvent(kind="dropped", text="the artifact's hash was another"),
+        Command(id="c-1", kind="identify", seconds=60.0),
+        CommandResult(id="c-1", state="refused", text="this board has no LED"),
+        NextSecret(secret="s" * 43),
+        Accepted(device="pi-3"),
         Status(state="online"),
         _CAPABILITY,
         EnrolmentRequest(token="t" * 20, secret="s" * 43, name="pi-3", capability=_CAPABILITY),
@@ -115,6 +120,7 @@ losses = st.floats(-1e30, 1e30)
 shares = st.floats(0, 1)
 codings = st.sampled_from(CODINGS)
 sizes = st.lists(st.integers(1, (1 << 31) - 1), min_size=1, max_size=8).map(tuple)
+secrets = st.from_regex(r"[!-~]{32,128}", fullmatch=True)
 norms = st.dictionaries(texts, st.floats(0, allow_infinity=False), max_size=5)
 
 
@@ -167,6 +173,10 @@ _FIELDS: dict[type[Message], dict[str, st.SearchStrategy[Any]]] = {
         "goodput": _maybe(st.floats(0, 1e12)), "phases": _maybe(norms), "waiting": _maybe(texts),
     },
     DeviceEvent: {"kind": names, "text": texts},
+    Command: {"id": names, "kind": names, "seconds": seconds},
+    CommandResult: {"id": names, "state": st.sampled_from(RESULTS), "text": texts},
+    NextSecret: {"secret": secrets},
+    Accepted: {"device": names},
     Status: {"state": st.sampled_from(["online", "offline"])},
     Capability: {
         "machine": texts, "system": texts, "python": texts, "runtimes": short_texts, "memory": naturals,
@@ -211,7 +221,7 @@ MESSAGES[Update] = st.builds(
     holdout=_maybe(MESSAGES[Holdout]),
 )  # fmt: skip
 MESSAGES[EnrolmentRequest] = st.builds(
-    EnrolmentRequest, token=texts, secret=st.from_regex(r"[!-~]{32,128}", fullmatch=True), name=names,
+    EnrolmentRequest, token=texts, secret=secrets, name=names,
     capability=MESSAGES[Capability],
 )  # fmt: skip
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import random
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -11,12 +13,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from protocol import tensors
-from protocol.coding import CODINGS, SCALE, decode, encode
+from protocol.coding import GAP, SCALE, decode, encode, known
 from protocol.errors import ProtocolError
 from protocol.weights import add, zeros_like
 
 from .mutation import ROUNDS, damage, read_or_refused
-from .samples import QUICK
+from .samples import CODINGS, QUICK
 
 EPSILON = float(np.finfo(np.float32).eps)
 
@@ -53,13 +55,16 @@ def test_float32_carries_everything(pair):
     assert equal(left, zeros_like(difference))
 
 
+LOSSY = [coding for coding in CODINGS if coding != "float32"]
+
+
 @QUICK
-@given(pairs())
-def test_int8_error_feedback_keeps_what_rounding_lost(pair):
+@given(pairs(), st.sampled_from(LOSSY))
+def test_error_feedback_keeps_what_was_lost(pair, coding):
     """difference + residual in = decoded + residual out, within the rounding of one float32 sum."""
     difference, residual = pair
-    sent, left = encode(difference, "int8", residual)
-    arrived = decode(sent, "int8", shapes_of(difference))
+    sent, left = encode(difference, coding, residual)
+    arrived = decode(sent, coding, shapes_of(difference))
     for name, value in add(difference, residual).items():
         assert np.array_equal(value - arrived[name], left[name])
         slack = 2 * EPSILON * np.maximum(np.abs(value), np.abs(arrived[name]).astype(np.float64))
@@ -88,6 +93,49 @@ def test_what_is_encoded_survives_the_tensor_format(pair, coding):
     sent, _ = encode(difference, coding, residual)
     back, _ = tensors.decode(tensors.encode(sent))
     assert equal(decode(back, coding, shapes_of(difference)), decode(sent, coding, shapes_of(difference)))
+
+
+@QUICK
+@given(pairs(), st.sampled_from(["topk-0.05", "topk-0.5"]))
+def test_topk_sends_the_largest_and_errs_by_half_a_step_of_the_tensor(pair, coding):
+    difference, residual = pair
+    sent, _ = encode(difference, coding, residual)
+    arrived = decode(sent, coding, shapes_of(difference))
+    for name, value in add(difference, residual).items():
+        if value.ndim < 2:
+            assert np.array_equal(arrived[name], value)
+            continue
+        count = math.ceil(float(coding.partition("-")[2]) * value.size)
+        chosen = arrived[name] != 0
+        assert chosen.sum() <= count
+        peak = np.abs(value.astype(np.float64)).max(initial=0.0)
+        step = peak / 127 if peak > 127 * np.finfo(np.float32).tiny else 2 * peak
+        assert np.all(np.abs(value.astype(np.float64) - arrived[name])[chosen] <= step * 0.5 + peak * 4 * EPSILON)
+        smallest = np.abs(value[chosen]).min(initial=np.inf)
+        passed_over = np.abs(value[~chosen & (np.abs(value) > 0.51 * step)])
+        assert (passed_over <= smallest).all()
+        assert not len(passed_over) or chosen.sum() == count
+
+
+@pytest.mark.parametrize(("coding", "share"), [("int8", 0.26), ("topk-0.1", 0.06), ("topk-0.05", 0.04)])
+def test_the_body_of_a_large_tensor_by_coding(coding, share):
+    """As a share of raw float32, header included."""
+    difference = {"w": np.random.default_rng(3).normal(size=(500, 200)).astype(np.float32)}
+    sent, _ = encode(difference, coding, zeros_like(difference))
+    assert len(tensors.encode(sent)) <= share * 4 * 500 * 200
+
+
+def test_over_many_updates_topk_loses_nothing():
+    rng = np.random.default_rng(0)
+    residual = {"w": np.zeros((40, 25), np.float32)}
+    true, arrived = np.zeros((40, 25)), np.zeros((40, 25))
+    for _ in range(200):
+        difference = {"w": rng.standard_normal((40, 25)).astype(np.float32)}
+        sent, residual = encode(difference, "topk-0.1", residual)
+        true += difference["w"]
+        arrived += decode(sent, "topk-0.1", {"w": (40, 25)})["w"]
+    assert np.abs(arrived + residual["w"] - true).max() < 1e-3
+    assert np.abs(residual["w"]).max() < 30, "every element is sent before long"
 
 
 def test_over_many_updates_int8_loses_nothing():
@@ -119,6 +167,43 @@ def test_int8_by_hand():
     np.testing.assert_allclose(left["w"], [[0, 0], [-0.4, 0.006], [0.25, 0]], atol=1e-6)
     assert sent["b"].tolist() == difference["b"].tolist()
     assert left["b"].tolist() == [0]
+
+
+def test_topk_by_hand():
+    """Two of four: the peak 127 makes steps of 1; positions are told by how many elements were left out before."""
+    difference = {"w": np.array([[0.5, -127], [3.4, 2.0]], np.float32), "b": np.array([0.1], np.float32)}
+    sent, left = encode(difference, "topk-0.5", zeros_like(difference))
+    assert sent.keys() == {"w", "w" + GAP, "w" + SCALE, "b"}
+    assert (sent["w"].tolist(), sent["w" + GAP].tolist(), sent["w" + SCALE].tolist()) == ([-127, 3], [1, 0], [1.0])
+    assert (sent["w"].dtype, sent["w" + GAP].dtype) == (np.int8, np.uint8)
+    np.testing.assert_allclose(left["w"], [[0.5, 0], [0.4, 2.0]], atol=1e-6)
+    assert left["b"].tolist() == [0]
+
+
+@pytest.mark.parametrize("at", [0, 254, 255, 256, 257, 511, 512, 513, 999])
+def test_topk_bridges_long_gaps_with_zeros(at):
+    value = np.zeros((1000, 1), np.float32)
+    value[at] = 127
+    sent, _ = encode({"w": value}, "topk-0.001", {"w": np.zeros_like(value)})
+    assert sent["w"].tolist() == [0] * (at // 256) + [127]
+    assert sent["w" + GAP].tolist() == [255] * (at // 256) + [at % 256]
+    assert np.array_equal(decode(sent, "topk-0.001", {"w": (1000, 1)})["w"], value)
+
+
+def test_topk_takes_the_first_among_equals():
+    value = {"w": np.full((3, 2), -2.0, np.float32)}
+    sent, left = encode(value, "topk-0.5", zeros_like(value))
+    assert decode(sent, "topk-0.5", {"w": (3, 2)})["w"].tolist() == [[-2, -2], [-2, 0], [0, 0]]
+    assert left["w"].tolist() == [[0, 0], [0, -2], [-2, -2]]
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (3, 0), (2, 2)])
+def test_topk_of_nothing_is_nothing(shape):
+    value = {"w": np.zeros(shape, np.float32)}
+    sent, left = encode(value, "topk-0.5", value)
+    assert len(sent["w"]) == len(sent["w" + GAP]) == 0
+    assert equal(decode(sent, "topk-0.5", {"w": shape}), value)
+    assert equal(left, value)
 
 
 @pytest.mark.parametrize("peak", [0.0, 1e-45, 1e-37, float(np.finfo(np.float32).max)])
@@ -158,9 +243,9 @@ def test_the_inputs_are_left_alone():
 
 def test_unknown_codings_are_refused():
     one = {"w": np.ones((1, 1), np.float32)}
-    with pytest.raises(ProtocolError, match="coding 'int4' is unknown, expected one of float32, int8"):
+    with pytest.raises(ProtocolError, match="coding 'int4' is unknown, expected float32, int8 or topk-<fraction>"):
         encode(one, "int4", zeros_like(one))
-    with pytest.raises(ProtocolError, match="coding 'int4' is unknown, expected one of float32, int8"):
+    with pytest.raises(ProtocolError, match="coding 'int4' is unknown, expected float32, int8 or topk-<fraction>"):
         decode(one, "int4", {"w": (1, 1)})
 
 
@@ -187,11 +272,60 @@ def test_other_tensors_than_the_subnetworks_are_refused(sent, sentence):
     assert len(str(refusal.value)) < 400
 
 
+def sparse(values, gaps, scale=1.0, kind=np.uint8):
+    return {"w": np.array(values, np.int8), "w" + GAP: np.array(gaps, kind), "w" + SCALE: np.float32([scale])}
+
+
+@pytest.mark.parametrize(
+    ("sent", "sentence"),
+    [
+        ({"w": W}, r"'w.gap', 'w.scale' stand on one side only"),
+        (sparse([1], [0], kind=np.uint16), r"tensor 'w.gap' is uint16 \(1,\), expected uint8 \[n\]"),
+        (sparse([[1]], [0]), r"tensor 'w' is int8 \(1, 1\), expected int8 \[n\]"),
+        (sparse([1, 2], [0]), "tensor 'w' has 2 values and 1 gaps, expected as many of each, at most 30"),
+        (sparse([1] * 31, [0] * 31), "tensor 'w' has 31 values and 31 gaps, expected as many of each, at most 30"),
+        (sparse([1, 1], [255, 43]), "tensor 'w' names element 299, it has 299"),
+        (sparse([1] * 30, [255] * 30), "tensor 'w' names element 7679, it has 299"),
+        (sparse([1], [0]) | {"w" + SCALE: np.ones(2, np.float32)}, r"'w.scale' is float32 \(2,\)"),
+    ],
+)
+def test_positions_outside_the_tensor_are_refused(sent, sentence):
+    """Of 13 × 23 elements 29 may come, and one to bridge a long gap."""
+    with pytest.raises(ProtocolError, match=sentence):
+        decode(sent, "topk-0.095", {"w": (13, 23)})
+
+
+def test_the_last_element_can_be_named():
+    assert decode(sparse([1, 5], [255, 42], 2.0), "topk-0.1", {"w": (13, 23)})["w"][-1, -1] == 10
+
+
+def test_too_many_values_are_refused_before_anything_is_allocated():
+    sent = sparse(np.ones(1 << 20), np.zeros(1 << 20))
+    tracemalloc.start()
+    with pytest.raises(ProtocolError, match="at most"):
+        decode(sent, "topk-0.1", {"w": (1 << 10, 1 << 10)})
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 100_000
+
+
+@pytest.mark.parametrize(
+    "coding",
+    ["topk", "topk-", "topk-0", "topk-0.0", "topk-1", "topk-1.0", "topk-.5", "topk-0.00001", "topk-5e-2", "TOPK-0.1",
+     "topk-0.1 ", "topk-0.1\n", "topk-٠.١"],
+)  # fmt: skip
+def test_fractions_are_plain_decimals_between_0_and_1(coding):
+    assert not known(coding)
+
+
 def test_a_tensor_may_not_take_the_name_of_anothers_scales():
     one = {"w": np.ones((1, 1), np.float32), "w.scale": np.ones(1, np.float32)}
     assert equal(decode(encode(one, "float32", zeros_like(one))[0], "float32", shapes_of(one)), one)
     with pytest.raises(ProtocolError, match=r"tensor 'w.scale' has the name that the scales of 'w' need"):
         encode(one, "int8", zeros_like(one))
+    one = {"w": np.ones((1, 1), np.float32), "w.gap": np.ones(1, np.float32)}
+    with pytest.raises(ProtocolError, match=r"tensor 'w.gap' has the name that the gaps of 'w' need"):
+        decode(one, "topk-0.5", shapes_of(one))
 
 
 def test_hostile_scales_end_in_values_that_admission_can_see():

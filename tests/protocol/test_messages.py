@@ -13,6 +13,7 @@ from attrs import NOTHING, asdict, evolve, fields, fields_dict, resolve_types
 from hypothesis import given
 from hypothesis import strategies as st
 
+from protocol.commands import RESULTS, Command, CommandResult
 from protocol.errors import ProtocolError
 from protocol.messages import (
     STATES,
@@ -47,7 +48,7 @@ KINDS = pytest.mark.parametrize("kind", EXAMPLES, ids=lambda kind: kind.__name__
 
 
 def test_every_message_class_has_an_example_and_a_strategy():
-    ours = {kind for kind in Message.__subclasses__() if kind.__module__ == Message.__module__}
+    ours = {kind for kind in Message.__subclasses__() if kind.__module__.startswith("protocol.")}
     assert ours == set(EXAMPLES) == set(MESSAGES)
 
 
@@ -259,6 +260,9 @@ RANGES = {
     (Capability, "speed"): ([None, *NORMS[0]], NORMS[1]),
     (DeviceEvent, "kind"): NAME,
     (DeviceEvent, "text"): TEXT,
+    (CommandResult, "state"): (list(RESULTS), ["", "open"]),
+    (CommandResult, "text"): (["", "x" * 20_000], ["x" * 20_001, "a\0b", "\ud800"]),
+    (Command, "kind"): NAME,
     (Capability, "runtimes"): TEXTS,
     (EnrolmentRequest, "token"): TEXT,
     (EnrolmentRequest, "secret"): (["!" * 32, "~" * 128], ["s" * 31, "s" * 129, "s" * 31 + "ß", "s" * 31 + " "]),

@@ -6,6 +6,7 @@ import hashlib
 import math
 import random
 import tracemalloc
+from collections import deque
 
 import pytest
 from attrs import evolve
@@ -14,13 +15,26 @@ from hypothesis import strategies as st
 
 from protocol.errors import ProtocolError
 from protocol.messages import Chunk, Receipt, Update
-from protocol.transfer import MAX_CHUNK, MESSAGE_LIMIT, MIN_CHUNK, WINDOW, Receiver, Sender, chunk_size, described
+from protocol.transfer import (
+    DELAY,
+    MAX_CHUNK,
+    MESSAGE_LIMIT,
+    MIN_CHUNK,
+    MOST,
+    USUAL,
+    Receiver,
+    Sender,
+    Window,
+    chunk_size,
+    described,
+)
 from protocol.wire import decode, encode, unframe
 
 from .samples import EXAMPLES, QUICK
 
 KIB = 1024
 LIMIT = 1 << 20
+WINDOW = 4
 
 
 def announced(body: bytes, chunk: int) -> Update:
@@ -50,7 +64,7 @@ def session(sender: Sender, receiver: Receiver, rng: random.Random, breaks_after
     while not sender.idle:
         if len(left) >= breaks_after:
             return left
-        ready = sender.frames()
+        ready = sender.frames(WINDOW)
         left += [index for index, _ in ready]
         flying.update(ready)
         assert 0 < len(flying) <= WINDOW
@@ -96,7 +110,7 @@ def test_without_loss_every_chunk_travels_once_and_in_order():
     sender.missing(receiver.missing())
     sent = []
     while not sender.idle:
-        for index, data in sender.frames():
+        for index, data in sender.frames(WINDOW):
             message, piece = unframe(Chunk, data)
             assert (message.assignment, message.commit, message.index) == (update.assignment, update.commit, index)
             receiver.chunk(index, piece)
@@ -110,41 +124,41 @@ def test_the_window_opens_by_acknowledgements_only():
     body = bytes(20 * MIN_CHUNK)
     sender = Sender(announced(body, MIN_CHUNK), body)
     sender.missing([(0, 19)])
-    assert [index for index, _ in sender.frames()] == [0, 1, 2, 3]
-    assert sender.frames() == []
+    assert [index for index, _ in sender.frames(WINDOW)] == [0, 1, 2, 3]
+    assert sender.frames(WINDOW) == []
     sender.arrived(2)
     sender.arrived(2)
     sender.arrived(17)
-    assert [index for index, _ in sender.frames()] == [4]
+    assert [index for index, _ in sender.frames(WINDOW)] == [4]
 
 
 def test_a_new_missing_list_repeats_nothing_that_is_on_its_way():
     body = bytes(20 * MIN_CHUNK)
     sender = Sender(announced(body, MIN_CHUNK), body)
     sender.missing([(0, 5)])
-    sender.frames()
+    sender.frames(WINDOW)
     sender.missing([(2, 4), (9, 9)])
     for index in range(4):
         sender.arrived(index)
-    assert [index for index, _ in sender.frames()] == [4, 9]
+    assert [index for index, _ in sender.frames(WINDOW)] == [4, 9]
 
 
 def test_announcing_again_forgets_what_was_on_its_way():
     body = bytes(20 * MIN_CHUNK)
     sender = Sender(announced(body, MIN_CHUNK), body)
     sender.missing([(0, 5)])
-    sender.frames()
+    sender.frames(WINDOW)
     sender.announce()
     assert sender.idle
     sender.missing([(1, 1)])
-    assert [index for index, _ in sender.frames()] == [1]
+    assert [index for index, _ in sender.frames(WINDOW)] == [1]
 
 
 def test_chunks_the_body_does_not_have_are_not_sent():
     body = bytes(2 * MIN_CHUNK)
     sender = Sender(announced(body, MIN_CHUNK), body)
     sender.missing([(1, 1 << 53)])
-    assert [index for index, _ in sender.frames()] == [1]
+    assert [index for index, _ in sender.frames(WINDOW)] == [1]
 
 
 def test_a_small_body_travels_with_its_announcement():
@@ -166,7 +180,7 @@ def test_a_small_body_travels_with_its_announcement():
 def test_described_fills_in_what_the_body_says():
     body = bytes(200 * KIB)
     update = described(EXAMPLES[Update], body, 100 * KIB)
-    assert (update.size, update.chunk) == (200 * KIB, 7680)
+    assert (update.size, update.chunk) == (200 * KIB, 4096)
     assert update.sha256 == hashlib.sha256(body).hexdigest()
     assert update.key == ("a-1", 1)
 
@@ -175,16 +189,16 @@ def test_described_fills_in_what_the_body_says():
     ("size", "goodput", "chunk"),
     [
         (1, None, 0),
-        (96 * KIB, None, 0),
-        (96 * KIB + 1, None, 64 * KIB),
-        (1 << 30, None, 64 * KIB),
+        (16 * KIB, None, 0),
+        (16 * KIB + 1, None, 4 * KIB),
+        (1 << 30, None, 4 * KIB),
         (96 * KIB, 1e9, 0),
         (96 * KIB + 1, 1e9, 96 * KIB),
         (1 << 20, math.inf, 96 * KIB),
         (30_000, 100_000.0, 0),  # 0.3 s of 100 kB/s hold 30 kB
-        (30_001, 100_000.0, 7500),  # a quarter of them
-        (1 << 20, 1_000_000.0, 75_000),
-        (1 << 20, 16_000.0, 4 * KIB),  # 1.2 kB would be a quarter: never below 4 KiB
+        (30_001, 100_000.0, 4 * KIB),  # 3750 would be an eighth: never below 4 KiB
+        (1 << 20, 1_000_000.0, 37_500),
+        (1 << 20, 16_000.0, 4 * KIB),
         (4800, 16_000.0, 0),
         (4801, 16_000.0, 4 * KIB),
         (1, 0.0, 4 * KIB),
@@ -203,8 +217,83 @@ def test_a_full_window_keeps_the_link_busy_for_a_third_of_a_second_at_most(size,
     if chunk == 0:
         assert size <= MESSAGE_LIMIT
     if goodput is not None and chunk > MIN_CHUNK:
-        assert WINDOW * chunk <= 0.3 * goodput
+        assert USUAL * chunk <= 0.3 * goodput
     Receiver(evolve(EXAMPLES[Update], size=min(size, LIMIT), chunk=chunk), LIMIT)
+
+
+# -- the window
+
+
+def carried(rates, chunk, *, distance=0.02, seconds=60.0):
+    """Send through a link of so many bytes/s at a time (``distance``: s until an acknowledgement): what was carried in
+    bytes, and the time that each byte in flight needed at its moment, in s."""
+    window, now, busy_until = Window(), 0.0, 0.0
+    window.alone(distance)
+    flying: deque[tuple[float, int]] = deque()
+    done, delays, index = 0, [], 0
+    while now < seconds:
+        while len(flying) < window.size:
+            busy_until = max(busy_until, now) + chunk / rates(now)
+            flying.append((busy_until + distance, index))
+            window.sent(index, now)
+            index += 1
+            delays.append(busy_until - now)
+        now, arrived = flying.popleft()
+        window.arrived(arrived, now)
+        done += chunk
+    return done, sorted(delays)
+
+
+@pytest.mark.parametrize(("distance", "used"), [(0.01, 0.75), (0.05, 0.5), (0.2, 0.2)])
+@pytest.mark.parametrize("rate", [16e3, 50e3, 125e3, 1e6, 5e6])
+def test_the_window_fills_a_steady_link_and_delays_by_a_third_of_a_second_at_most(rate, distance, used):
+    """``used``: the least share of the link; with so little in flight a long way cannot be filled."""
+    done, delays = carried(lambda _: rate, chunk_size(1 << 30, rate), distance=distance)
+    assert delays[-1] <= DELAY
+    assert done > used * 60 * rate
+
+
+def test_where_one_chunk_alone_takes_too_long_one_alone_travels():
+    window = Window()
+    for index in range(20):
+        window.sent(index, index)
+        window.arrived(index, index + 0.9)
+    assert window.size == 1
+
+
+def test_a_link_that_becomes_slow_is_relieved_at_once_and_filled_again_later():
+    def rate(now):
+        return 1e6 if now < 20 or now > 40 else 50e3
+
+    done, delays = carried(rate, 12_500)
+    late = sum(delay > DELAY for delay in delays)
+    assert late <= 3 * MOST, "those that were in flight when it changed"
+    assert done > 0.6 * (40 * 1e6 + 20 * 50e3) * min(1, MOST * 12_500 / 1e6 / 0.02)
+
+
+def test_a_late_flight_counts_once():
+    window = Window()
+    for index in range(12):
+        window.sent(index, 0.0)
+        window.arrived(index, 0.0)
+    before = window.size
+    assert before >= 4
+    for index in range(10, 14):
+        window.sent(index, 1.0)
+    window.arrived(10, 1.1)
+    assert window.size == before // 2
+    for index in range(11, 14):
+        window.arrived(index, 2.0)
+    assert window.size == before // 2
+
+
+def test_acknowledgements_of_what_was_never_sent_change_nothing():
+    window = Window()
+    window.arrived(5, 1.0)
+    window.sent(1, 1.0)
+    window.forget()
+    window.arrived(1, 1.1)
+    assert window.size == 1
 
 
 # -- the receiver's limits

@@ -71,14 +71,13 @@ def test_an_offer(offered):
     assert (row.artifact_sha256, row.weights_sha256, row.bytes_down) == (ARTIFACT, WEIGHTS, 1000)
     assert row.plan == {"width": 0.5, "batch": 16, "steps": 20, "learning_rate": 0.1, "coding": "int8"}
     assert row.explanation == {"fixed": {"width": 0.5}}
-    assert ledger.owner(offered, "run-1.1") == ("run-1", "pi")
+    assert ledger.known(offered, "run-1.1", 1) == (("run-1", "pi"), None)
     assert ledger.delivery(offered, "run-1.1") == (ARTIFACT, WEIGHTS)
     assert ledger.open_weights(offered, "run-1") == [("run-1.1", WEIGHTS)]
 
 
 def test_what_is_not_there(session):
-    assert ledger.owner(session, "run-1.9") is None
-    assert ledger.entry(session, "run-1.9", 1) is None
+    assert ledger.known(session, "run-1.9", 1) == (None, None)
     assert ledger.open_weights(session, "run-1") == []
 
 
@@ -105,7 +104,7 @@ def test_a_stored_update(offered):
     assert (row.weight, row.applied_version) == (None, None)
     assignment = only(offered, models.Assignment)
     assert (assignment.state, assignment.closed_at) == ("closed", NOW + 60)
-    assert ledger.entry(offered, "run-1.1", 1) == Entry("stored", BODY, "")
+    assert ledger.known(offered, "run-1.1", 1)[1] == Entry("stored", BODY, "")
     # one that has just delivered counts as training until it is told otherwise
     assert offered.get(models.Device, "pi").assignment_id == "run-1.1"
     assert offered.scalars(select(models.Event)).all() == []

@@ -11,7 +11,7 @@ from attrs import asdict, define, evolve, fields, fields_dict
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.strategies import AGGREGATORS, POLICIES, TRANSFORMS
+from coordinator.strategies import AGGREGATORS, GATES, POLICIES, TRANSFORMS
 from coordinator.strategies.base import (
     AMENDABLE,
     Amend,
@@ -42,7 +42,7 @@ from tests.protocol.samples import QUICK, layouts
 
 from .scene import COSTS, LAYOUT, PLAN, context, contribution, device, model, report, vector
 
-AVERAGING = {"fedavg", "fedbuff"}
+AVERAGING = {"fedavg", "fedbuff", "median", "trimmed_mean", "multi_krum"}
 """Rules whose step is a mean of updates; the others mix weights."""
 
 UNDAMPED = {"adsp_sum"}
@@ -52,7 +52,7 @@ aggregators = pytest.mark.parametrize("aggregator", [cls() for cls in AGGREGATOR
 policies = pytest.mark.parametrize("policy", [cls() for cls in POLICIES.values()], ids=list(POLICIES))
 transforms = pytest.mark.parametrize("transform", [cls() for cls in TRANSFORMS.values()], ids=list(TRANSFORMS))
 members = pytest.mark.parametrize(
-    "member", [cls() for cls in (AGGREGATORS | POLICIES | TRANSFORMS).values()], ids=lambda member: member.kind
+    "member", [cls() for cls in (AGGREGATORS | POLICIES | TRANSFORMS | GATES).values()], ids=lambda member: member.kind
 )
 
 
@@ -112,7 +112,7 @@ def test_a_fresh_update_of_zero_changes_nothing(aggregator):
 def test_a_coordinate_nobody_covers_never_moves(aggregator, scene):
     now, contributions = scene
     step = first_step(aggregator, now, contributions)
-    covered = {key.partition("/")[0] for key in (c.key for c in step.contributors)}
+    covered = {c.key.partition("/")[0] for c in step.contributors if c.weight}
     masks = [c.region.coverage() for c in contributions if c.key.partition("/")[0] in covered]
     for name, difference in step.difference.items():
         inside = np.any([mask[name] for mask in masks], axis=0)
@@ -292,7 +292,7 @@ def test_a_transforms_state_survives_storage(transform):
 @members
 def test_a_member_is_a_value_named_by_its_kind(member):
     assert type(member)(**asdict(member)) == member
-    assert member.kind in {**AGGREGATORS, **POLICIES, **TRANSFORMS}
+    assert member.kind in {**AGGREGATORS, **POLICIES, **TRANSFORMS, **GATES}
 
 
 EVENTS = (

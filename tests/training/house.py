@@ -23,6 +23,7 @@ from coordinator.store.segments import Segments
 from coordinator.store.snapshots import Thinning
 from coordinator.training.steward import Steward
 from protocol import coding, tensors
+from protocol.commands import Command
 from protocol.messages import Assignment, CheckIn, Chunk, Lineage, Receipt, Retry, Timings, Update
 from protocol.subnetwork import Region, nested
 from protocol.weights import zeros_like
@@ -52,7 +53,7 @@ SSP = RECIPE + '[[policy]]\nkind = "ssp"\nbound = 1000\n'
 HEARTBEAT = 10.0
 START = 1_700_000_000.0
 PATIENCE = 10.0
-ANSWERS = {"assignment": Assignment, "retry": Retry, "receipt": Receipt}
+ANSWERS = {"command": Command, "assignment": Assignment, "retry": Retry, "receipt": Receipt}
 
 
 class Clock:
@@ -176,7 +177,8 @@ class Device:
             id=f"{self.name}.{self.number}", protocol=1, agent="0.1.0", runtime="tflite-2.14",
             features=("train", "int8"), samples=50, input=(4,), classes=3, held=None, unsent=(),
         )  # fmt: skip
-        answers = self.house.tell(self.name, "check-in", encode(evolve(said, **changes)))
+        heard = self.house.tell(self.name, "check-in", encode(evolve(said, **changes)))
+        answers = [answer for answer in heard if not isinstance(answer, Command)]
         assert all(answer.check_in == said.id for answer in answers)
         return answers[0] if answers else None
 

@@ -56,6 +56,9 @@ FEDASYNC = FEDBUFF.replace('"fedbuff"\ngoal = 2', '"fedasync"')
 SSP = FEDASYNC + '[[policy]]\nkind = "ssp"\nbound = 1\npatience = 50\n[[policy]]\nkind = "fixed"\nwidth = 0.5\n'
 FRESH = FEDASMU + '[[policy]]\nkind = "fresh_model"\n[[policy]]\nkind = "fedrolex"\nwidth = 0.5\n'
 DRAWN = FEDBUFF + '[[policy]]\nkind = "heterofl_dynamic"\n'
+GUARDED = HALF + "".join(f'[[admission]]\nkind = "{kind}"\n' for kind in ("rate", "label_flip"))
+GUARDED += '[[admission]]\nkind = "outlier"\nwarm_up = 3\n'
+KRUM = FEDBUFF.replace('"fedbuff"', '"multi_krum"')
 MIXED = FEDASMU + '[[policy]]\nkind = "heterofl"\nwidths = { a = 0.25, b = 0.5 }\n'
 
 

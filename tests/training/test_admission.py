@@ -43,6 +43,21 @@ def test_int8_is_decoded_to_what_the_device_sees_itself():
     assert max(abs(difference[name] - value[name]).max() for name in shapes) < 0.02
 
 
+def test_topk_is_decoded_to_what_the_device_sees_itself():
+    offered = offer(engine(INT8.replace("int8", "topk-0.25")), features=("topk",))
+    shapes = Region(LAYOUT).shapes
+    value = {name: np.random.default_rng(2).normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    encoded, left = coding.encode(value, "topk-0.25", zeros_like(value))
+    difference = admitted(offered, trained(offered, body=tensors.encode(encoded)))
+    for name in shapes:
+        np.testing.assert_allclose(difference[name], value[name] - left[name], atol=1e-6)
+    assert (difference["out.weight"] != 0).sum() == difference["out.weight"].size / 4
+    far = {**encoded, "hidden.weight.gap": np.full_like(encoded["hidden.weight.gap"], 255)}
+    lost = trained(offered, body=tensors.encode(far))
+    with pytest.raises(Refusal, match=r"tensor 'hidden\.weight' names element"):
+        admitted(offered, lost)
+
+
 @pytest.mark.parametrize("sign", [1, -1])
 def test_the_largest_element(sign):
     offered = offer(engine())

@@ -344,6 +344,26 @@ def test_a_gate_judges_before_anybody_else_hears_of_it():
     assert set(one.core.open) == {first.assignment}
 
 
+def test_a_recipe_turns_a_device_away_that_sends_too_much_too_often():
+    """With its strikes counted across a snapshot, and what the gates looked at beside the outcome."""
+    gates = '[[admission]]\nkind = "rate"\n[[admission]]\nkind = "outlier"\nwarm_up = 3\nstrikes = 2\n'
+    one = engine(FEDBUFF.replace("goal = 2\nmax_staleness = 1", "goal = 1") + gates)
+    for number in range(6):
+        settled = one.handle(trained(offer(one, f"d{number % 3}", number=number), 0.5), NOW)[0]
+        assert settled.outcome == ("refused" if number < 3 else "stored")
+    assert settled.scores["outlier"]["norm"] == 1.0
+    assert settled.scores["outlier"]["cosine"] == pytest.approx(1.0)
+    one.handle(trained(offer(one, "bad"), 50.0), NOW)
+    restored = engine(one.setting.recipe)
+    restored.restore(one.snapshot())
+    settled, quarantined = restored.handle(trained(offer(restored, "bad", number=1), 50.0), NOW)
+    reason = "its difference is 100 times as long as is usual, 6 times is the limit (strike 2 of 2)"
+    assert (settled.outcome, settled.reason) == ("refused", reason)
+    assert settled.scores["rate"].keys() == {"share_of_minute", "share_of_hour"}
+    assert quarantined == Quarantined("bad", reason)
+    assert restored.core.version == 3
+
+
 # -- stop rules --------------------------------------------------------------------------------------------------
 
 

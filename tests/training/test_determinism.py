@@ -34,6 +34,8 @@ from .scene import (
     FEDAVG,
     FEDBUFF,
     FRESH,
+    GUARDED,
+    KRUM,
     MIXED,
     NOW,
     SSP,
@@ -45,7 +47,7 @@ from .scene import (
 
 RECIPES = {
     "fedbuff": FEDBUFF, "fedasmu": FEDASMU, "mixed": MIXED, "whale": WHALE,
-    "fedavg": FEDAVG, "bsp": BSP, "ssp": SSP, "fresh": FRESH, "drawn": DRAWN,
+    "fedavg": FEDAVG, "bsp": BSP, "ssp": SSP, "fresh": FRESH, "drawn": DRAWN, "guarded": GUARDED, "krum": KRUM,
 }
 recipes = pytest.mark.parametrize("recipe", list(RECIPES.values()), ids=list(RECIPES))
 QUICK = settings(max_examples=30, deadline=None, derandomize=True)

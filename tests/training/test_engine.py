@@ -107,6 +107,17 @@ def test_an_agent_without_a_coding_gets_float32(features, coding):
     assert outcome(handle(one, trained(first)))[0] == "stored"
 
 
+@pytest.mark.parametrize(
+    ("features", "coding"),
+    [(("train", "int8", "topk"), "topk-0.1"), (("train", "int8"), "int8"), (("train",), "float32")],
+)
+def test_an_agent_without_topk_gets_the_next_best(features, coding):
+    one = engine(INT8.replace("int8", "topk-0.1"))
+    first = offer(one, features=features)
+    assert first.plan.coding == coding
+    assert outcome(handle(one, trained(first)))[0] == "stored"
+
+
 def test_every_policy_explains_itself():
     assert offer(engine(WHALE), group="x").explanation["whale_fl"]["width"] == 0.0625
     assert offer(engine(MIXED), group="b").explanation == {"heterofl": {"group": "b", "width": 0.5}}

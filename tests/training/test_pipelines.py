@@ -60,7 +60,8 @@ LIMIT = 0.02
 
 UNFIT = {
     (aggregator, "cohort"): f"cohort lets devices wait for a round to end, but {aggregator} closes none: use fedavg"
-    for aggregator in ("fedasync", "fedbuff", "fedasmu", "adsp_sum")
+    for aggregator, cls in AGGREGATORS.items()
+    if not cls.synchronous
 } | {("fedavg", "adsp"): "adsp lets devices train on without waiting, but cohort lets them wait: keep one of them"}
 
 

@@ -24,6 +24,9 @@ from coordinator.strategies import (
     FreshModel,
     HeteroFL,
     HeteroFLDynamic,
+    LabelFlip,
+    Outlier,
+    Rate,
     Ssp,
     WhaleFL,
 )
@@ -44,7 +47,9 @@ def test_a_preset_is_a_recipe_of_its_name_and_comes_back_from_its_own_toml(name)
 
 def test_the_presets():
     parsed = {name: load(name) for name in presets()}
-    members = {name: [type(m) for m in (r.aggregator, *r.policies, *r.transforms)] for name, r in parsed.items()}
+    members = {
+        name: [type(m) for m in (r.aggregator, *r.policies, *r.transforms, *r.gates)] for name, r in parsed.items()
+    }
     assert members == {
         "fedasmu": [FedASMU, HeteroFL, FreshModel],
         "adacomm": [FedAvg, Ssp, AdaComm, Fixed],
@@ -54,6 +59,7 @@ def test_the_presets():
         "fedasync": [FedAsync, Fixed],
         "fedavg": [FedAvg, Cohort, Fixed],
         "fedbuff": [FedBuff, Fixed],
+        "fedbuff-guarded": [FedBuff, Fixed, Rate, LabelFlip, Outlier],
         "fedbuff-heterofl": [FedBuff, HeteroFL],
         "fedprox": [FedAvg, Cohort, Fixed],
         "fedrolex": [FedAvg, Cohort, FedRolex],
@@ -102,7 +108,7 @@ recipes = st.builds(
         batch=st.sampled_from([1, 16, 1024]),
         steps=st.integers(1, 1_000_000),
         learning_rate=st.floats(0, 1000),
-        coding=st.sampled_from(["float32", "int8"]),
+        coding=st.sampled_from(["float32", "int8", "topk-0.05"]),
         lease=st.floats(1, 86400),
     ),
     aggregator=st.builds(FedBuff, st.integers(1, 100), st.floats(0, 100), st.floats(0, 10), st.integers(0, 1000))

@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, Row, Select, case, func, or_, select
 from sqlalchemy.orm import Session
 
 from coordinator.errors import ShoalError
-from coordinator.store.models import Assignment, Device, StatusChange, Telemetry, Update
+from coordinator.store.models import Assignment, Command, Device, DeviceTag, StatusChange, Telemetry, Update
 from coordinator.store.queries.page import Columns, Order, Page, slot
 from coordinator.store.registry import STATUSES
 
@@ -64,12 +64,13 @@ _FROM_UPDATES = ("applied", "updates", "last_update")
 
 @frozen(kw_only=True)
 class DeviceFilter:
-    """Every condition given must hold. ``text`` is looked for in name, id, group, agent and runtime."""
+    """Every condition given must hold. ``text`` is looked for in name, id, group, tags, agent and runtime."""
 
     status: str = ""
     group: str = ""
     text: str = ""
     flag: str = ""
+    tag: str = ""
 
     def conditions(self) -> list[ColumnElement[bool]]:
         found: list[ColumnElement[bool]] = []
@@ -81,14 +82,21 @@ class DeviceFilter:
             found.append(Device.status == self.status)
         if self.group:
             found.append(Device.group == self.group)
+        if self.tag:
+            found.append(_tagged(DeviceTag.tag == self.tag))
         if self.flag:
             if self.flag not in FLAGS:
                 raise ShoalError("bad-request", f"flag is {self.flag[:40]!r}, expected one of {', '.join(FLAGS)}")
             found.append(FLAGS[self.flag])
         if self.text:
             columns = (Device.name, Device.id, Device.group, Device.agent, Device.runtime)
-            found.append(or_(*(column.icontains(self.text, autoescape=True) for column in columns)))
+            tagged = _tagged(DeviceTag.tag.icontains(self.text, autoescape=True))
+            found.append(or_(tagged, *(column.icontains(self.text, autoescape=True) for column in columns)))
         return found
+
+
+def _tagged(condition: ColumnElement[bool]) -> ColumnElement[bool]:
+    return Device.id.in_(select(DeviceTag.device_id).where(condition))
 
 
 @frozen(kw_only=True)
@@ -127,6 +135,7 @@ class DeviceRow:
     disk_free: int | None
     training_share: float | None
     flags: tuple[str, ...]
+    tags: tuple[str, ...]
 
 
 @frozen(kw_only=True)
@@ -137,6 +146,7 @@ class DeviceDetail:
     capability: dict[str, Any]
     enrolled_at: float
     token: str | None
+    pending_at: float | None
     paused_at: float | None
     quarantined_at: float | None
     quarantine: str
@@ -156,6 +166,20 @@ class StatusRow:
 
 
 @frozen
+class CommandRow:
+    """State: open, done, refused, failed or expired; ``text`` is the device's answer."""
+
+    id: str
+    kind: str
+    state: str
+    text: str
+    by: str
+    at: float
+    expires_at: float
+    ended_at: float | None
+
+
+@frozen
 class TelemetryPoint:
     """Means over a span of time that begins at ``at``; None where nothing was measured."""
 
@@ -168,7 +192,7 @@ class TelemetryPoint:
 
 
 def devices(session: Session, wanted: DeviceFilter, order: Order) -> Page[DeviceRow]:
-    """One page of the devices that pass the filter, in three statements whatever its size."""
+    """One page of the devices that pass the filter, in four statements whatever its size."""
     conditions = wanted.conditions()
     total = session.scalar(select(func.count()).select_from(Device).where(*conditions)) or 0
     query = _with_assignment().where(*conditions)
@@ -194,6 +218,7 @@ def device(session: Session, id: str) -> DeviceDetail:
         capability=entity.capability,
         enrolled_at=entity.enrolled_at,
         token=entity.token_id,
+        pending_at=entity.pending_at,
         paused_at=entity.paused_at,
         quarantined_at=entity.quarantined_at,
         quarantine=entity.quarantine,
@@ -230,6 +255,21 @@ def status_changes(session: Session, device: str, limit: int = 50) -> tuple[Stat
     return tuple(StatusRow(*row) for row in session.execute(query))
 
 
+def device_ids(session: Session, wanted: DeviceFilter) -> list[str]:
+    """The ids of all devices that pass the filter, revoked ones left out."""
+    conditions = (*wanted.conditions(), Device.revoked_at.is_(None))
+    return list(session.scalars(select(Device.id).where(*conditions).order_by(Device.id)))
+
+
+def commands(session: Session, device: str, limit: int = 50) -> tuple[CommandRow, ...]:
+    """What a device was told to do, the newest first."""
+    rows = select(Command).where(Command.device_id == device).order_by(Command.created_at.desc(), Command.id)
+    return tuple(
+        CommandRow(row.id, row.kind, row.state, row.text, row.created_by, row.created_at, row.expires_at, row.ended_at)
+        for row in session.scalars(rows.limit(limit))
+    )
+
+
 def telemetry(
     session: Session, device: str, since: float, until: float, points: int = 240
 ) -> tuple[TelemetryPoint, ...]:
@@ -264,10 +304,17 @@ def _rows(session: Session, found: Sequence[Row[*tuple[Any, ...]]]) -> tuple[Dev
     """Rows of (device, its open assignment or None), with what their updates came to."""
     ids = [device.id for device, _ in found]
     totals = {row.device_id: row for row in session.execute(_count_updates.where(Update.device_id.in_(ids)))}
-    return tuple(_row(device, assignment, totals.get(device.id)) for device, assignment in found)
+    tags: dict[str, list[str]] = {}
+    for tagged in session.execute(select(DeviceTag).where(DeviceTag.device_id.in_(ids)).order_by(DeviceTag.tag)):
+        tags.setdefault(tagged[0].device_id, []).append(tagged[0].tag)
+    return tuple(
+        _row(device, assignment, totals.get(device.id), tuple(tags.get(device.id, ()))) for device, assignment in found
+    )
 
 
-def _row(device: Device, assignment: Assignment | None, totals: Row[*tuple[Any, ...]] | None) -> DeviceRow:
+def _row(
+    device: Device, assignment: Assignment | None, totals: Row[*tuple[Any, ...]] | None, tags: tuple[str, ...]
+) -> DeviceRow:
     beat = device.telemetry or {}
     of_assignment = assignment is not None and beat.get("assignment") == assignment.id
     life = beat.get("since") or 0
@@ -305,4 +352,5 @@ def _row(device: Device, assignment: Assignment | None, totals: Row[*tuple[Any, 
         disk_free=disk_free,
         training_share=beat.get("training", 0) / life if life > 0 else None,
         flags=tuple(flag for flag, raised in flags.items() if raised),
+        tags=tags,
     )
