@@ -178,6 +178,9 @@ class _Direct:
     def operate(self, run: str, action: str, by: str) -> None:
         raise NotImplementedError
 
+    def command(self, device: str, kind: str, *, life: float, by: str) -> str:
+        raise NotImplementedError
+
     def disconnect(self, device: str) -> None:
         raise NotImplementedError
 

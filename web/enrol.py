@@ -71,10 +71,11 @@ class Enrol:
         with self.services.database.read() as session:
             rows = [(one, tokens.status(one, now)) for one in tokens.listed(session)[:100]]
             groups = queries.groups(session)
+            waiting = queries.status_counts(session).get("pending", 0)
         command = f"shoal-agent enrol --url {self.services.settings.url} --token {token} --data train.npz"
         return render_template(
             "enrol.html", form=form, token=token, command=command, code=code(command) if token else "", tokens=rows,
-            groups=groups, lives=tuple(LIVES), moment=now,
+            groups=groups, lives=tuple(LIVES), moment=now, waiting=waiting,
         )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ import re
 import pytest
 
 from coordinator.fleet import tokens
+from coordinator.store.models import Device
 from tests.web.conftest import post
 from tests.web.fleet import NOW
 
@@ -56,6 +57,16 @@ def test_a_revoked_token_says_so_and_has_no_button(olga, database):
     assert 'class="is is-revoked"' in page
     assert f"/enrol/{id}/revoke" not in page
     assert post(olga, f"/enrol/{id}/revoke").status_code == 409
+
+
+def test_devices_that_wait_to_be_adopted_are_pointed_at(olga, database):
+    assert "adopted" not in olga.get("/enrol").text
+    with database.write() as session:
+        session.get(Device, "d0003").status = "pending"
+    page = olga.get("/enrol").text
+
+    assert "1 device waits" in page
+    assert "/devices?status=pending" in page
 
 
 def test_a_viewer_sees_tokens_and_makes_none(vic, database):
