@@ -157,7 +157,7 @@ def test_a_pause_stops_training_at_the_next_batch_and_costs_no_work(
     device: Device, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write(device.data / "a.npz")
-    with StandIn(SPEC, evolve(PLAN, steps=1000), 1, tmp_path / "ca") as coordinator:
+    with StandIn(SPEC, evolve(PLAN, steps=2000), 1, tmp_path / "ca") as coordinator:
         device.settings("[conditions]\ncpu_share = 0.05\n")
         device.start(coordinator)
         assert coordinator.until(lambda: "progress" in coordinator.received)
@@ -175,7 +175,7 @@ def test_a_pause_stops_training_at_the_next_batch_and_costs_no_work(
         assert cli.main(["resume", "--home", str(device.home)]) == 0
         assert coordinator.until(lambda: len(coordinator.stored) == 1)
         ((update, _),) = coordinator.stored.values()
-        assert update.steps == 1000
+        assert update.steps == 2000
         assert coordinator.until(lambda: coordinator.beats[-1].state == "idle")
         assert coordinator.beats[-1].since >= rested, "the pause did take place"
         assert coordinator.beats[-1].training >= before
