@@ -74,7 +74,10 @@ def test_ctrl_c_leaves_what_the_same_command_goes_on_from(tmp_path, monkeypatch)
     given = ["fedasync", "--population", "rough.toml", "--data", "digits", "--devices", "8", "--out", "out"]
     command = [sys.executable, "-m", "coordinator.cli", "simulate", *given, "--until", "400 updates"]
     environment = {**os.environ, "PYTHONPATH": os.getcwd()}
-    first = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+    first = subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background shell has it ignored
+    )  # fmt: skip
     record = tmp_path / "out" / "seed-0" / "record.jsonl"
     end = time.monotonic() + 60
     while not (record.exists() and record.stat().st_size > 5_000):
