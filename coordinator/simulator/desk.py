@@ -16,9 +16,8 @@ from coordinator.errors import ShoalError
 from coordinator.store import ledger
 from coordinator.store.ledger import Ledger
 from coordinator.strategies.base import DeviceView
-from coordinator.training.computations import COMPUTATIONS
+from coordinator.training import computations
 from coordinator.training.consequences import Consequences
-from coordinator.training.effects import EVALUATE
 from coordinator.training.evaluation import Evaluation
 from coordinator.training.inputs import (
     Answered,
@@ -198,11 +197,7 @@ class Desk:
     def _found(self, number: int) -> dict[str, float]:
         """A member's question, answered at once: computing takes no virtual time."""
         core = self.run.engine.core
-        question = core.questions[number]
         try:
-            if question.computation != EVALUATE:
-                return COMPUTATIONS[question.computation](question.arguments)
-            accuracy, loss = self.evaluation.control(core.weights)
+            return computations.found(core.questions[number], self.evaluation, core.version, core.weights)
         except (ShoalError, ValueError, ArithmeticError, KeyError):
             return {"failed": 1.0}
-        return {"version": core.version, "accuracy": accuracy, "loss": loss}

@@ -20,10 +20,8 @@ from coordinator.store.blobs import Blobs
 from coordinator.store.ledger import Ledger
 from coordinator.store.segments import Segments
 from coordinator.store.snapshots import Thinning
-from coordinator.training import initial, journal, recipe
-from coordinator.training.computations import COMPUTATIONS
+from coordinator.training import computations, initial, journal, recipe
 from coordinator.training.consequences import Consequences
-from coordinator.training.effects import EVALUATE
 from coordinator.training.evaluation import Evaluation, read_dataset
 from coordinator.training.inputs import (
     Answered,
@@ -151,15 +149,7 @@ class Runs:
         """Have a member's question answered, on the thread that measures."""
         question, evaluation = run.engine.core.questions[number], run.evaluation
         version, weights = run.engine.core.version, run.engine.core.weights
-
-        def work() -> dict[str, float]:
-            if question.computation != EVALUATE:
-                return COMPUTATIONS[question.computation](question.arguments)
-            if evaluation is None:
-                raise ShoalError("bad-dataset", f"Run {run.id} has no control set any more")
-            accuracy, loss = evaluation.control(weights)
-            return {"version": version, "accuracy": accuracy, "loss": loss}
-
+        work = partial(computations.found, question, evaluation, version, weights)
         turn.after.append(lambda: self.compute(run.id, number, work))
 
     def answered(self, turn: Turn, run: str, answer: Answered) -> None:
