@@ -56,6 +56,7 @@ def say(site, text):
 
 
 def charts(page, count=5):
+    page.locator(".chart").nth(count - 1).wait_for(state="attached")
     assert page.locator(".chart").count() == count
     for chart in page.locator(".chart").all():
         chart.locator("canvas").first.wait_for()
