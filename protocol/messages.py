@@ -375,10 +375,12 @@ class EnrolmentRequest(Message):
 
 @frozen(kw_only=True)
 class EnrolmentReply(Message):
-    """Who the device is from now on, and where the broker is."""
+    """Who the device is from now on, where the broker is, and the key that releases are signed with: the 32 bytes of an
+    Ed25519 public key, as hexadecimal digits; without one the device takes no release."""
 
     device: str = field(validator=fields.name)
     broker_host: str = field(validator=fields.text)
     broker_port: int = field(validator=between(1, 65535))
     broker_tls: bool
     heartbeat: float = field(validator=between(0.1, 86400))
+    release_key: str | None = field(default=None, validator=validators.optional(fields.sha256))

@@ -8,6 +8,7 @@ from typing import Literal
 from attrs import frozen
 
 from .commands import Command, CommandResult
+from .deployments import Deploy, Deployed, Deployment, Recall
 from .errors import ProtocolError
 from .messages import (
     Amend,
@@ -61,6 +62,10 @@ CHANNELS: dict[str, Channel] = {
         Channel("event", "up", 1, DeviceEvent),
         Channel("command", "down", 1, Command),
         Channel("result", "up", 1, CommandResult),
+        Channel("deploy", "down", 1, Deploy),
+        Channel("recall", "down", 1, Recall),
+        Channel("deployment", "up", 1, Deployment),
+        Channel("deployed", "up", 1, Deployed),
     )
 }
 STATUS = Channel("coordinator/status", "down", 1, Status)

@@ -1,4 +1,5 @@
-"""The tables: those of the fleet and of its operators here, those of runs in :mod:`coordinator.store.run_models`."""
+"""The tables: those of the fleet and of its operators here, those of runs in
+:mod:`coordinator.store.run_models`, those of releases in :mod:`coordinator.store.release_models`."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ from sqlalchemy import JSON, BigInteger, Float, ForeignKey, Index, String, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from .base import Base, Instant, Key, table_of
+from .release_models import DeviceRelease, Execution, ExecutionChange, Release, Rollout
 from .run_models import Amendment, Assignment, Input, Metric, Model, ModelVersion, Refresh, Run, Snapshot, Update
 
 __all__ = [
@@ -18,9 +20,12 @@ __all__ = [
     "Command",
     "Credential",
     "Device",
+    "DeviceRelease",
     "DeviceTag",
     "EnrolmentToken",
     "Event",
+    "Execution",
+    "ExecutionChange",
     "Input",
     "Instant",
     "Key",
@@ -29,6 +34,8 @@ __all__ = [
     "ModelVersion",
     "Operator",
     "Refresh",
+    "Release",
+    "Rollout",
     "Run",
     "Snapshot",
     "StatusChange",

@@ -9,6 +9,17 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from protocol.commands import RESULTS, Accepted, Command, CommandResult, NextSecret
+from protocol.deployments import (
+    ENDED,
+    KINDS,
+    REPORTED,
+    Deploy,
+    Deployed,
+    Deployment,
+    Manifest,
+    Recall,
+    ReleaseFile,
+)
 from protocol.messages import (
     STATES,
     Amend,
@@ -96,6 +107,18 @@ EXAMPLES: dict[type[Message], Message] = {
         DeviceEvent(kind="dropped", text="the artifact's hash was another"),
         Command(id="c-1", kind="identify", seconds=60.0),
         CommandResult(id="c-1", state="refused", text="this board has no LED"),
+        ReleaseFile(name="aarch64-cp313", sha256=SHA, size=20_000_000),
+        Manifest(
+            kind="agent", version="1.2.0", number=7, created_at=1.7e9, expires_at=1.8e9, floor=3,
+            files=(ReleaseFile(name="aarch64-cp313", sha256=SHA, size=20_000_000),), settings="pace = 1.0",
+            facts={"accuracy": 0.9},
+        ),
+        Deploy(id="e-1", manifest="{}", signature="0f" * 64, seconds=1800.0, lock=600.0, trial=180.0, back=True),
+        Recall(id="e-1"),
+        Deployment(
+            id="e-1", number=4, state="failed", text="no room", facts={"free_bytes": 1e6}, retry=True
+        ),
+        Deployed(kind="model", version="har-3.41", manifest=SHA),
         NextSecret(secret="s" * 43),
         Accepted(device="pi-3"),
         Status(state="online"),
@@ -133,6 +156,9 @@ def _pairs(ends: set[int]) -> tuple[tuple[int, int], ...]:
     return tuple(zip(ordered[::2], ordered[1::2], strict=False))
 
 
+moments = st.floats(0, 1e11)
+versions = st.from_regex(r"[0-9A-Za-z][0-9A-Za-z.+_-]{0,39}", fullmatch=True)
+_FILE = st.builds(ReleaseFile, name=names, sha256=sha256s, size=naturals)
 ranges = st.sets(naturals, max_size=20).map(_pairs)
 
 _FIELDS: dict[type[Message], dict[str, st.SearchStrategy[Any]]] = {
@@ -175,6 +201,22 @@ _FIELDS: dict[type[Message], dict[str, st.SearchStrategy[Any]]] = {
     DeviceEvent: {"kind": names, "text": texts},
     Command: {"id": names, "kind": names, "seconds": seconds},
     CommandResult: {"id": names, "state": st.sampled_from(RESULTS), "text": texts},
+    ReleaseFile: {"name": names, "sha256": sha256s, "size": naturals},
+    Manifest: {
+        "kind": st.sampled_from(KINDS), "version": versions, "number": naturals, "created_at": moments,
+        "expires_at": moments, "floor": naturals, "files": _FILE.map(lambda file: (file,)), "settings": texts,
+        "facts": norms,
+    },
+    Deploy: {
+        "id": names, "manifest": texts, "signature": sha256s.map(lambda sha: sha + sha), "seconds": seconds,
+        "lock": seconds, "trial": st.floats(1, 86_400), "back": st.booleans(),
+    },
+    Recall: {"id": names},
+    Deployment: {
+        "id": names, "number": counts, "state": st.sampled_from(REPORTED + ENDED), "text": texts,
+        "facts": norms, "retry": st.booleans(),
+    },
+    Deployed: {"kind": st.sampled_from(KINDS), "version": versions, "manifest": _maybe(sha256s)},
     NextSecret: {"secret": secrets},
     Accepted: {"device": names},
     Status: {"state": st.sampled_from(["online", "offline"])},
@@ -184,6 +226,7 @@ _FIELDS: dict[type[Message], dict[str, st.SearchStrategy[Any]]] = {
     },
     EnrolmentReply: {
         "device": names, "broker_host": texts, "broker_port": st.integers(1, 65535), "broker_tls": st.booleans(),
+        "release_key": _maybe(sha256s),
         "heartbeat": st.floats(0.1, 86400),
     },
 }  # fmt: skip

@@ -81,6 +81,8 @@ def test_subscriptions_are_the_channels_of_one_direction():
         ("shoal/v1/d/pi-3/fresh", 1),
         ("shoal/v1/d/pi-3/receipt", 1),
         ("shoal/v1/d/pi-3/command", 1),
+        ("shoal/v1/d/pi-3/deploy", 1),
+        ("shoal/v1/d/pi-3/recall", 1),
     ]
     up = dict(subscriptions("up"))
     assert set(up) == {f"shoal/v1/d/+/{leaf}" for leaf, channel in CHANNELS.items() if channel.direction == "up"}
