@@ -1,8 +1,8 @@
 """Releases: what devices may be told to run. They are made here, signed, and never change.
 
-The key is an Ed25519 key of the coordinator's own: ``release.key`` in its home, PEM, readable by nobody else. It is made
-when it is first asked for. Where only ``release.pub`` is left there, the private half is kept elsewhere: releases are
-then exported, signed where it is, and brought back.
+The key is an Ed25519 key of the coordinator's own: ``release.key`` in its home, PEM, readable by nobody else, made when
+it is first asked for. Where only ``release.pub`` is left there, the private half is kept elsewhere: releases are then
+exported, signed where it is, and brought back.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ class ReleaseKey:
         if self.private is None:
             raise ShoalError(
                 "conflict",
-                "The private half of the release key is kept elsewhere: export the release with --unsigned, sign it "
-                "there, and bring it back with shoal release import",
+                "The private half of the release key is kept elsewhere: sign what shoal release export-unsigned "
+                "writes where the key is, and bring it back with shoal release import",
             )
         return self.private.sign(manifest.encode()).hex()
 
@@ -146,8 +146,16 @@ def create(
     Errors as of :func:`draft`, and conflict where the private key is not here.
     """
     text = draft(
-        session, kind=kind, version=version, now=now, files=files, settings=settings, facts=facts, floor=floor, life=life
-    )  # fmt: skip
+        session,
+        kind=kind,
+        version=version,
+        now=now,
+        files=files,
+        settings=settings,
+        facts=facts,
+        floor=floor,
+        life=life,
+    )
     signature = key.sign(text)
     return _add(session, text, signature, now=now, by=by, notes=notes, run=run, model_version=model_version)
 
