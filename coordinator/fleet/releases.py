@@ -184,8 +184,11 @@ def admit(
     return _add(session, text, signature, now=now, by=by, notes=notes)
 
 
-def withdraw(session: Session, release: Release, now: float, *, by: str) -> None:
-    """No rollout may begin with it any more; those that go on do."""
+def withdraw(session: Session, id: int, now: float, *, by: str) -> None:
+    """No rollout may begin with it any more; those that go on do. ShoalError not-found or conflict."""
+    release = session.get(Release, id)
+    if release is None:
+        raise ShoalError("not-found", f"There is no release {id}")
     if release.withdrawn_at is not None:
         raise ShoalError("conflict", f"Release {release.kind} {release.version} is withdrawn already")
     release.withdrawn_at = now
