@@ -21,6 +21,8 @@ from sqlalchemy.exc import DBAPIError
 
 import web
 from coordinator import api, auth, drivers, operators, tracing
+from coordinator.alerts.courier import couriers
+from coordinator.alerts.watch import Watch
 from coordinator.broker import listening
 from coordinator.broker.driver import AddressInUse, BrokerError, Driver
 from coordinator.broker.link import Link
@@ -137,6 +139,7 @@ class Coordinator:
             send=lambda device, leaf, payload: links[0].send(device, leaf, payload),
             cut_off=driver.shut_out,
             retain=Retention(Keep.of(self.settings), blobs, segments.folder).tend,
+            watch=Watch(self.settings.alerts, home, _certificates(tls)).look,
             rotate_after=self.settings.rotate_days * 86_400,
             trace=tracer.tell if tracer else None,
             thinning=Thinning(last=self.settings.keep_last, every=self.settings.keep_every),
@@ -144,6 +147,9 @@ class Coordinator:
         self.steward.recover()
         self._meet(driver, links)
         self._serve(blobs, driver, tls)
+        for courier in couriers(self.settings.alerts, self.database, self.steward, self._clock):
+            courier.start()
+            self._closing.callback(courier.stop)
 
     def _meet(self, driver: Driver, links: list[Link]) -> None:
         """Broker, steward and the link between them, in the order in which they need each other."""
@@ -204,6 +210,11 @@ class _Server(Server):
 
     def error_log(self, msg: str = "", level: int = logging.INFO, traceback: bool = False) -> None:
         log.log(min(level, logging.WARNING), "http %s", msg.strip(), exc_info=traceback)
+
+
+def _certificates(tls: TlsFiles | None) -> dict[str, Path]:
+    """Those whose ends are told of."""
+    return {"The authority's certificate": tls.ca, "The server's certificate": tls.certificate} if tls else {}
 
 
 def _check_address(host: str, port: int) -> None:

@@ -8,9 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from attrs import asdict, field, fields, frozen
+from attrs import field, fields, frozen
 from sqlalchemy import URL
 
+from coordinator.alerts import rules
+from coordinator.alerts.rules import Rules
 from coordinator.broker.driver import ACCOUNTS, BROKERS, parse_url
 from coordinator.errors import ShoalError
 
@@ -36,7 +38,7 @@ class Settings:
 
     ``broker`` is one of BROKERS; those that begin with ``broker_`` are for ``external`` (see
     :mod:`coordinator.broker.external`). ``rotate_days`` is the age at which devices are told to make a new secret (0:
-    never).
+    never). ``alerts`` is a table of the file.
     """
 
     home: Path = field(factory=default_home, converter=Path)
@@ -68,6 +70,7 @@ class Settings:
     log: str = "text"
     traces: str = ""
     log_level: str = "info"
+    alerts: Rules = field(factory=Rules)
 
     @property
     def database_url(self) -> str:
@@ -135,11 +138,15 @@ def _truth(value: Any) -> bool:
 
 
 def _checked(values: Mapping[str, Any]) -> Settings:
-    defaults = asdict(Settings())
+    usual = Settings()
+    defaults = {one.name: getattr(usual, one.name) for one in fields(Settings)}
     read: dict[str, Any] = {}
     for name, value in values.items():
         if name not in defaults:
             raise ShoalError("bad-request", f"There is no setting {name!r}, only {', '.join(sorted(defaults))}")
+        if name == "alerts":
+            read[name] = rules.read(value)
+            continue
         kind = type(defaults[name]) if name != "home" else Path
         try:
             read[name] = _truth(value) if kind is bool else kind(value)

@@ -12,6 +12,7 @@ from attrs import asdict, fields, fields_dict
 from flask import Flask
 
 import web
+from coordinator.alerts import rules as alert_rules
 from coordinator.cli import COMMANDS, main
 from coordinator.cli.flash import flash
 from coordinator.compiler.zoo import ZOO
@@ -120,6 +121,17 @@ def test_every_page_stands_on_the_page_of_the_pages(tmp_path: Path) -> None:
 @pytest.mark.parametrize("setting", [f.name for f in fields(Settings)])
 def test_every_setting_of_the_coordinator_stands_in_operations(setting: str) -> None:
     assert f"| `{setting}` |" in page("operations.md")
+
+
+@pytest.mark.parametrize("setting", [f.name for f in fields(alert_rules.Rules)])
+def test_every_setting_of_alerts_stands_in_operations(setting: str) -> None:
+    rows = [line for line in page("operations.md").split("## Alerts")[1].split("## ")[0].splitlines() if "|" in line]
+    assert any(f"`{setting}`" in row.split("|")[1] for row in rows)
+
+
+def test_every_kind_that_is_told_of_stands_in_operations() -> None:
+    section = page("operations.md").split("## Alerts")[1].split("## ")[0]
+    assert set(alert_rules.KINDS) <= set(re.findall(r"`([\w-]+)`", section))
 
 
 @pytest.mark.parametrize("setting", [f.name for f in fields(AgentSettings) if f.name != "home"])

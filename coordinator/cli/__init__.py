@@ -30,6 +30,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "simulate": ("coordinator.cli.simulate:simulate", "Try a recipe on a made-up fleet, in virtual time."),
     "compare": ("coordinator.cli.compare:compare", "Simulations side by side: a table and a report."),
     "replay-trace": ("coordinator.cli.trace:replay_trace", "Make a population of the conditions a run met with."),
+    "alert": ("coordinator.cli.alert:alert", "What operators are told of, by webhook and mail."),
     "db": ("coordinator.cli.db:db", "Check, upgrade, back up, restore and move the database."),
 }
 """name: (module:attribute, what it is for). The sentence stands here so that ``--help`` need not import them all."""

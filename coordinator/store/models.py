@@ -7,10 +7,13 @@ from typing import Any
 from sqlalchemy import JSON, BigInteger, Float, ForeignKey, Index, String, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
+from .alert_models import Alert, AlertChannel
 from .base import Base, Instant, Key, table_of
 from .run_models import Amendment, Assignment, Input, Metric, Model, ModelVersion, Refresh, Run, Snapshot, Update
 
 __all__ = [
+    "Alert",
+    "AlertChannel",
     "Amendment",
     "ApiToken",
     "Assignment",
