@@ -13,6 +13,7 @@ from functools import wraps
 from typing import Any, Final, TypeVar, cast
 
 from flask import Blueprint, Flask, current_app, g, redirect, render_template_string, request, session, url_for
+from flask.sessions import SecureCookieSessionInterface
 from werkzeug.datastructures import Authorization
 from werkzeug.wrappers import Response
 
@@ -30,6 +31,12 @@ View = TypeVar("View", bound=Callable[..., Any])
 _doors = Blueprint("auth", __name__)
 
 
+class _Sessions(SecureCookieSessionInterface):
+    def get_cookie_secure(self, app: Flask) -> bool:
+        """A session that was opened by an encrypted way never takes another, also where a proxy encrypts."""
+        return request.is_secure
+
+
 def install(app: Flask, given: Services) -> None:
     """Give an application its services, its session cookie, and the pages to log in and out."""
     app.extensions["shoal"] = given
@@ -38,10 +45,10 @@ def install(app: Flask, given: Services) -> None:
         SESSION_COOKIE_NAME="shoal_session",
         SESSION_COOKIE_HTTPONLY=True,
         SESSION_COOKIE_SAMESITE="Lax",
-        SESSION_COOKIE_SECURE=given.settings.encrypted,
         SESSION_REFRESH_EACH_REQUEST=False,
         PERMANENT_SESSION_LIFETIME=timedelta(days=SESSION_DAYS),
     )
+    app.session_interface = _Sessions()
     app.register_blueprint(_doors)
     app.context_processor(lambda: {"visitor": visitor(), "csrf_token": csrf_token})
 

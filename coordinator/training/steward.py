@@ -120,6 +120,7 @@ class Steward(threading.Thread):
         self._conversation = Conversation(self._runs, self._errands)
         self._beats: deque[_Heard] = deque(maxlen=BEATS)
         self._looked = 0.0
+        self._turned = time.monotonic()
         self._astray = False
         self._careful = False
         self._stopping = False
@@ -173,6 +174,11 @@ class Steward(threading.Thread):
         self._ask(depart)
         self._cut_off(device)
 
+    @property
+    def silence(self) -> float:
+        """Seconds since the thread last went round; one that waits goes round twice a second."""
+        return time.monotonic() - self._turned
+
     def stop(self) -> None:
         """Take what is waiting, keep a snapshot of every run, and end."""
         if self.is_alive():
@@ -210,6 +216,7 @@ class Steward(threading.Thread):
         batch: list[_Heard | _Asked] = []
         try:
             while not self._stopping:
+                self._turned = time.monotonic()
                 if len(batch) < WAITING:
                     batch += self._collect()
                 if self._take(batch):
