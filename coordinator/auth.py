@@ -34,7 +34,7 @@ _doors = Blueprint("auth", __name__)
 class _Sessions(SecureCookieSessionInterface):
     def get_cookie_secure(self, app: Flask) -> bool:
         """A session that was opened by an encrypted way never takes another, also where a proxy encrypts."""
-        return request.is_secure
+        return request.is_secure or super().get_cookie_secure(app)
 
 
 def install(app: Flask, given: Services) -> None:
@@ -45,6 +45,7 @@ def install(app: Flask, given: Services) -> None:
         SESSION_COOKIE_NAME="shoal_session",
         SESSION_COOKIE_HTTPONLY=True,
         SESSION_COOKIE_SAMESITE="Lax",
+        SESSION_COOKIE_SECURE=given.settings.encrypted,
         SESSION_REFRESH_EACH_REQUEST=False,
         PERMANENT_SESSION_LIFETIME=timedelta(days=SESSION_DAYS),
     )

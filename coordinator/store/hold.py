@@ -6,6 +6,7 @@ import fcntl
 import logging
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Final
 
@@ -29,6 +30,7 @@ _MINE = text(
     " AND objsubid = 1 AND classid = :high AND objid = :low"
 )
 _TAKE = text("SELECT pg_try_advisory_lock(:lock)")
+_GIVE = text("SELECT pg_advisory_unlock(:lock)")
 
 
 class HoldLost(ShoalError):
@@ -64,9 +66,12 @@ class Lock:
         return not self._lost and time.monotonic() - self._answered < PATIENCE
 
     def close(self) -> None:
+        """Let it go; the server takes a moment to notice that a session has ended."""
         self._ending.set()
-        if self._thread.ident is not None:
-            self._thread.join(ASK)  # one that waits for a server that is gone is left to itself
+        self._thread.join(ASK)  # one that waits for a server that is gone is left to itself
+        if not (self._lost or self._thread.is_alive()):
+            with suppress(SQLAlchemyError):
+                self._connection.execute(_GIVE, {"lock": LOCK})
 
     def _watch(self) -> None:
         while not self._ending.wait(ASK):
