@@ -10,12 +10,13 @@ import hashlib
 import hmac
 from typing import Final
 
-from sqlalchemy import select, update
+from sqlalchemy import insert, select, update
 from sqlalchemy.orm import Session
 
 from coordinator.errors import ShoalError
-from coordinator.store.models import Credential, Device, Event
+from coordinator.store.models import Credential, Device, Event, table_of
 
+_REGISTER: Final = insert(table_of(Credential))
 _OPEN: Final = (Credential.revoked_at.is_(None), Device.revoked_at.is_(None))
 
 
@@ -38,8 +39,8 @@ def secret_matches(session: Session, device: str, secret: str) -> bool:
 
 def register(session: Session, device: str, secret: str, verifier: str, now: float) -> None:
     """The first secret of a device that has just joined."""
-    session.add(Credential(device_id=device, secret_hash=secret_hash(secret), verifier=verifier, created_at=now))
-    session.flush()
+    row = {"device_id": device, "secret_hash": secret_hash(secret), "verifier": verifier, "created_at": now}
+    session.execute(_REGISTER, {**row, "next": False})
 
 
 def propose(session: Session, device: str, secret: str, verifier: str, now: float) -> None:

@@ -112,7 +112,7 @@ class Credential(Base):
 
     id: Mapped[int] = mapped_column(Key, primary_key=True)
     device_id: Mapped[str] = mapped_column(ForeignKey("device.id"), index=True)
-    secret_hash: Mapped[str] = mapped_column(String(64))
+    secret_hash: Mapped[str] = mapped_column(String(64), index=True)
     verifier: Mapped[str] = mapped_column(String(140), default="")
     """The secret as a broker with accounts of its own takes it; empty for secrets from before there were any."""
     next: Mapped[bool] = mapped_column(default=False)

@@ -1,4 +1,4 @@
-"""Alerts: how far every channel has read the journal, and what it delivered."""
+"""Alerts: how far every channel has read the journal, and what it delivered. A device is found by its secret's hash."""
 
 from __future__ import annotations
 
@@ -35,8 +35,10 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_alert")),
     )
     op.create_index(op.f("ix_alert_channel_at"), "alert", ["channel", "at"])
+    op.create_index(op.f("ix_credential_secret_hash"), "credential", ["secret_hash"])
 
 
 def downgrade() -> None:
+    op.drop_index(op.f("ix_credential_secret_hash"), "credential")
     op.drop_table("alert")
     op.drop_table("alert_channel")
