@@ -82,6 +82,24 @@ def revoke_all(session: Session, device: str, now: float) -> None:
     )
 
 
+def unverified(session: Session, device: str | None = None) -> list[str]:
+    """Devices whose present secret is from before there were verifiers, or whether this one is: [] if it is not."""
+    query = (
+        select(Credential.device_id)
+        .join(Device, Device.id == Credential.device_id)
+        .where(*_OPEN, Credential.next.is_(False), Credential.verifier == "")
+        .order_by(Credential.device_id)
+    )
+    return list(session.scalars(query if device is None else query.where(Credential.device_id == device)))
+
+
+def complete(session: Session, device: str, secret: str, verifier: str) -> bool:
+    """Give a secret the verifier that it lacks, now that the device has shown it. False if it lacks none."""
+    mine = (Credential.device_id == device, Credential.secret_hash == secret_hash(secret))
+    given = session.execute(update(Credential).where(*mine, Credential.verifier == "").values(verifier=verifier))
+    return bool(given.rowcount)  # type: ignore[attr-defined]
+
+
 def accounts(session: Session) -> list[tuple[str, str]]:
     """The devices that may come in, as (id, verifier of the present secret)."""
     rows = session.execute(
