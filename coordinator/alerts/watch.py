@@ -5,17 +5,17 @@ credentials that end. Belongs to the steward's thread, and runs inside its trans
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
 from cryptography import x509
-from sqlalchemy import func, insert, or_, select
+from sqlalchemy import and_, func, insert, or_, select
 from sqlalchemy.orm import Session
 
 from coordinator.alerts.rules import Rules
-from coordinator.store.models import ApiToken, Device, Event, ModelVersion, Run, table_of
+from coordinator.store.models import ApiToken, Device, Event, Instant, ModelVersion, Run, table_of
 
 Later = Callable[[], None]
 
@@ -23,6 +23,8 @@ SOON: Final = 10.0
 SELDOM: Final = 3600.0
 """Seconds between two looks; credentials are looked at seldom."""
 DAY: Final = 86_400.0
+CHUNK: Final = 500
+"""Devices that one question is about."""
 ENOUGH: Final = 1.1
 """Times ``disk_low`` that must be free before the disk counts as low once more."""
 
@@ -36,6 +38,8 @@ class Watch:
         self._certificates = certificates
         self._began: float | None = None
         self._due: dict[str, float] = {}
+        self._silent: dict[str, float] = {}
+        """Devices that were told of, and when they had been heard."""
         self._low: bool | None = None
         self._told: set[str] | None = None
 
@@ -56,45 +60,48 @@ class Watch:
                 task(session, now, later)
         return later
 
-    def _late(self, session: Session, now: float, _: list[Later]) -> None:
+    def _late(self, session: Session, now: float, later: list[Later]) -> None:
         """Devices that were to be heard and were not; after a start each has its time to come back."""
         before = now - self._rules.late_after
         if self._began is None or self._began > before:
             return
-        known = select(Event.seq).where(
-            Event.device_id == Device.id, Event.kind == "device-late", Event.at > Device.last_seen_at
-        )
-        silent = session.execute(
+        found = session.execute(
             select(Device.id, Device.name, Device.last_seen_at)
-            .where(Device.status.in_(("late", "offline")), Device.last_seen_at < before, ~known.exists())
+            .where(Device.status.in_(("late", "offline")), Device.last_seen_at < before)
             .order_by(Device.last_seen_at)
-        ).all()
+        )
+        silent = {id: (name, seen) for id, name, seen in found if seen is not None and self._silent.get(id) != seen}
+        told = _told(session, list(silent))
         lines = [
             {
                 "at": now,
                 "kind": "device-late",
-                "device_id": row.id,
-                "text": f"{row.name} was last heard {span(now - row.last_seen_at)} ago",
+                "device_id": id,
+                "text": f"{name} was last heard {span(now - seen)} ago",
             }
-            for row in silent
+            for id, (name, seen) in silent.items()
+            if told.get(id, 0.0) <= seen
         ]
         if lines:
             session.execute(insert(table_of(Event)), lines)
+        later.append(lambda: self._silent.update({id: seen for id, (_, seen) in silent.items()}))
 
     def _stalled(self, session: Session, now: float, _: list[Later]) -> None:
         """Runs that are to make versions and do not; what was done to a run counts as well."""
-        newest = select(func.max(ModelVersion.at)).where(ModelVersion.run_id == Run.id).scalar_subquery()
-        mine = Event.run_id == Run.id, Event.kind.startswith("run-")
-        touched = select(func.max(Event.at)).where(*mine, Event.kind != "run-stalled").scalar_subquery()
-        told = select(func.max(Event.at)).where(*mine, Event.kind == "run-stalled").scalar_subquery()
+        before = now - self._rules.stalled_after
+        newest = and_(ModelVersion.run_id == Run.id, ModelVersion.version == Run.version)
         rows = session.execute(
-            select(Run.id, Run.version, Run.created_at, newest, touched, told).where(
-                Run.state == "running", Run.simulated.is_(False)
-            )
+            select(Run.id, Run.version, func.coalesce(ModelVersion.at, Run.created_at, type_=Instant))
+            .outerjoin(ModelVersion, newest)
+            .where(Run.state == "running", Run.simulated.is_(False))
         ).all()
-        for id, version, created, made, changed, said in rows:
-            since = max(created, made or 0.0, changed or 0.0)
-            if since < now - self._rules.stalled_after and not (said and said > since):
+        for id, version, made in rows:
+            if made >= before:
+                continue
+            mine = select(Event.kind, Event.at).where(Event.run_id == id, Event.kind.startswith("run-"))
+            kind, at = session.execute(mine.order_by(Event.seq.desc()).limit(1)).one_or_none() or ("", 0.0)
+            told = kind == "run-stalled" and at > made
+            if not told and (since := max(made, at)) < before:
                 text = f"{id} has had no new version for {span(now - since)}; it is at version {version}"
                 session.add(Event(at=now, kind="run-stalled", run_id=id, text=text))
         session.flush()
@@ -142,6 +149,16 @@ class Watch:
             if (certificate := _certificate(path)) is not None:
                 found.append((name, certificate.not_valid_after_utc.timestamp(), notice))
         return found
+
+
+def _told(session: Session, devices: Sequence[str]) -> dict[str, float]:
+    """When each of these devices was last journaled as late."""
+    found: dict[str, float] = {}
+    for start in range(0, len(devices), CHUNK):
+        these = Event.device_id.in_(devices[start : start + CHUNK])
+        query = select(Event.device_id, Event.at).where(these, Event.kind == "device-late").order_by(Event.seq)
+        found |= {str(device): at for device, at in session.execute(query)}
+    return found
 
 
 def span(seconds: float) -> str:

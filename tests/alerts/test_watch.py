@@ -82,6 +82,7 @@ def test_a_run_without_a_version_for_too_long_has_stalled(begin, look, database,
     assert look(one) == look(begin(stalled_after=3600)) == []
     with database.write() as session:
         session.add(ModelVersion(run_id="digits-1", version=1, sha256="", step_norm=0.0, updates=1, at=clock()))
+        session.get(Run, "digits-1").version = 1
     clock.later(3601)
     assert len(look(one)) == 1
     with database.write() as session:
