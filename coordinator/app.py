@@ -14,20 +14,23 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from attrs import evolve
-from cheroot.ssl.builtin import BuiltinSSLAdapter
 from cheroot.wsgi import Server
 from flask import Flask
 from sqlalchemy.exc import DBAPIError
 
 import web
-from coordinator import api, auth, drivers, operators, tracing
+from coordinator import api, auth, certificate, drivers, operators, tracing
+from coordinator.alerts.courier import couriers
+from coordinator.alerts.watch import Watch
 from coordinator.broker import listening
 from coordinator.broker.driver import AddressInUse, BrokerError, Driver
 from coordinator.broker.link import Link
+from coordinator.certificate import Public
 from coordinator.errors import ShoalError
 from coordinator.fleet import authority
 from coordinator.fleet.authority import AuthorityError, NameRefused, TlsFiles
 from coordinator.home import claim
+from coordinator.proxy import Forwarded, networks
 from coordinator.services import Services
 from coordinator.settings import Settings
 from coordinator.store.blobs import Blobs
@@ -40,6 +43,8 @@ from coordinator.training.steward import Steward
 log = logging.getLogger(__name__)
 
 THREADS = 16
+PATIENCE = 60.0
+"""Seconds for which the broker may be away, or one turn may take."""
 RUNNING = "coordinator.json"
 
 
@@ -50,6 +55,7 @@ def create_app(services: Services) -> Flask:
     auth.install(app, services)
     api.install(app)
     app.register_blueprint(web.create_blueprint(services))
+    app.wsgi_app = Forwarded(app.wsgi_app, networks(services.settings.proxy))  # type: ignore[method-assign]
     return app
 
 
@@ -61,6 +67,7 @@ class Coordinator:
         self.database = Database(settings.database_url)
         self._clock = clock
         self._closing = ExitStack()
+        self._links: list[Link] = []
         self.steward: Steward
         self.services: Services
 
@@ -83,6 +90,17 @@ class Coordinator:
         """Whether the one thread that writes is there; without it nothing is learned, and nothing is stored."""
         return self.steward.is_alive()
 
+    def check(self) -> None:
+        """ShoalError once this coordinator can do no good any more: HoldLost, or the thread that writes has ended."""
+        self.database.check()
+        if not self.healthy:
+            raise ShoalError("internal", "The thread that writes has ended: see the log, and start it again")
+
+    @property
+    def lively(self) -> bool:
+        """Whether the thread that writes goes round, and the broker is there or was a moment ago."""
+        return self.healthy and self.steward.silence < PATIENCE and all(one.silence < PATIENCE for one in self._links)
+
     def stop(self) -> None:
         """Take everything down, in the reverse order."""
         self._closing.close()
@@ -99,6 +117,10 @@ class Coordinator:
         return self.settings.url
 
     @property
+    def pages(self) -> str:
+        return self.settings.pages
+
+    @property
     def fingerprint(self) -> str | None:
         """What devices recognise this coordinator's authority by; None without TLS."""
         ca = self.settings.home / "tls" / "ca.pem"
@@ -109,7 +131,7 @@ class Coordinator:
         secret = self.steward.write(
             lambda session: operators.mint_login(session, self._clock(), name=name, role=role, by=operators.LOCAL)
         )
-        return f"{self.url}/login/{secret}"
+        return f"{self.pages}/login/{secret}"
 
     def _start(self) -> None:
         home = self.settings.home
@@ -126,8 +148,7 @@ class Coordinator:
         tracer = tracing.connect(self.settings.traces, str(home.resolve())) if self.settings.traces else None
         if tracer is not None:
             self._closing.callback(tracer.close)
-        # The link exists once the broker listens; nothing is sent before.
-        links: list[Link] = []
+        links = self._links  # one, once the broker listens; nothing is sent before
         self.steward = Steward(
             self.database,
             blobs,
@@ -137,6 +158,7 @@ class Coordinator:
             send=lambda device, leaf, payload: links[0].send(device, leaf, payload),
             cut_off=driver.shut_out,
             retain=Retention(Keep.of(self.settings), blobs, segments.folder).tend,
+            watch=Watch(self.settings.alerts, home, _certificates(tls, self.settings)).look,
             rotate_after=self.settings.rotate_days * 86_400,
             trace=tracer.tell if tracer else None,
             thinning=Thinning(last=self.settings.keep_last, every=self.settings.keep_every),
@@ -144,6 +166,9 @@ class Coordinator:
         self.steward.recover()
         self._meet(driver, links)
         self._serve(blobs, driver, tls)
+        for courier in couriers(self.settings.alerts, self.database, self.steward, self._clock):
+            courier.start()
+            self._closing.callback(courier.stop)
 
     def _meet(self, driver: Driver, links: list[Link]) -> None:
         """Broker, steward and the link between them, in the order in which they need each other."""
@@ -163,7 +188,7 @@ class Coordinator:
     def _serve(self, blobs: Blobs, driver: Driver, tls: TlsFiles | None) -> None:
         server = _Server((self.settings.host, self.settings.port), None, numthreads=THREADS, server_name="shoal")
         if tls is not None:
-            server.ssl_adapter = BuiltinSSLAdapter(str(tls.certificate), str(tls.key))
+            server.ssl_adapter = certificate.adapter(tls, self._public())
         try:
             server.prepare()
         except OSError as error:
@@ -187,6 +212,17 @@ class Coordinator:
         _write_aside(home / RUNNING, json.dumps(running))
         self._closing.callback(lambda: (home / RUNNING).unlink(missing_ok=True))
 
+    def _public(self) -> Public | None:
+        settings = self.settings
+        if not settings.certificate:
+            return None
+        public = Public(Path(settings.certificate), Path(settings.certificate_key))
+        if public.covers(settings.address):
+            reason = "by which devices reach the coordinator, and they trust its own authority alone"
+            text = f"Setting certificate is for {settings.address}, {reason}: use another name"
+            raise ShoalError("bad-request", text)
+        return public
+
     def _tls(self) -> TlsFiles | None:
         if not self.settings.encrypted:
             return None
@@ -204,6 +240,14 @@ class _Server(Server):
 
     def error_log(self, msg: str = "", level: int = logging.INFO, traceback: bool = False) -> None:
         log.log(min(level, logging.WARNING), "http %s", msg.strip(), exc_info=traceback)
+
+
+def _certificates(tls: TlsFiles | None, settings: Settings) -> dict[str, Path]:
+    """Those whose ends are told of."""
+    if tls is None:
+        return {}
+    own = {"The authority's certificate": tls.ca, "The server's certificate": tls.certificate}
+    return own | ({"The pages' certificate": Path(settings.certificate)} if settings.certificate else {})
 
 
 def _check_address(host: str, port: int) -> None:

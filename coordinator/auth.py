@@ -13,10 +13,12 @@ from functools import wraps
 from typing import Any, Final, TypeVar, cast
 
 from flask import Blueprint, Flask, current_app, g, redirect, render_template_string, request, session, url_for
+from flask.sessions import SecureCookieSessionInterface
 from werkzeug.datastructures import Authorization
 from werkzeug.wrappers import Response
 
 from coordinator import operators
+from coordinator.broker.security import verifier
 from coordinator.errors import ShoalError
 from coordinator.operators import Visitor
 from coordinator.services import Services
@@ -28,6 +30,12 @@ SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 View = TypeVar("View", bound=Callable[..., Any])
 
 _doors = Blueprint("auth", __name__)
+
+
+class _Sessions(SecureCookieSessionInterface):
+    def get_cookie_secure(self, app: Flask) -> bool:
+        """A session that was opened by an encrypted way never takes another, also where a proxy encrypts."""
+        return request.is_secure or super().get_cookie_secure(app)
 
 
 def install(app: Flask, given: Services) -> None:
@@ -42,6 +50,7 @@ def install(app: Flask, given: Services) -> None:
         SESSION_REFRESH_EACH_REQUEST=False,
         PERMANENT_SESSION_LIFETIME=timedelta(days=SESSION_DAYS),
     )
+    app.session_interface = _Sessions()
     app.register_blueprint(_doors)
     app.context_processor(lambda: {"visitor": visitor(), "csrf_token": csrf_token})
 
@@ -105,10 +114,22 @@ def admit_device() -> str:
     sent = _authorization()
     if sent is not None and sent.type == "basic" and sent.username and sent.password is not None:
         with services().database.read() as reading:
-            if credentials.secret_matches(reading, sent.username, sent.password):
-                g.secret = sent.password
-                return sent.username
+            known = credentials.secret_matches(reading, sent.username, sent.password)
+            lacking = known and credentials.unverified(reading, sent.username)
+        if lacking:
+            _complete(sent.username, sent.password)
+        if known:
+            g.secret = sent.password
+            return sent.username
     raise ShoalError("not-authenticated", "This needs the id and the secret of a device that is not revoked")
+
+
+def _complete(device: str, secret: str) -> None:
+    """A secret that was kept before there were brokers with accounts of their own gets a verifier: from now on the
+    device gets in there too."""
+    checked = verifier(secret)
+    if services().commands.write(lambda writing: credentials.complete(writing, device, secret, checked)):
+        services().admit(device, secret)
 
 
 def require_device(view: View) -> View:

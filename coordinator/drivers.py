@@ -63,6 +63,9 @@ def admitting(driver: Driver) -> Callable[[str, str], None]:
 
 def _accounts(database: Database) -> Iterable[tuple[str, str]]:
     with database.read() as session:
+        if lacking := credentials.unverified(session):
+            # They get one as soon as they show their secret over HTTP, which an agent does when the broker refuses it.
+            log.warning("devices-without-account count=%d devices=%s", len(lacking), ",".join(lacking[:10]))
         return credentials.accounts(session)
 
 

@@ -7,12 +7,16 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-from attrs import asdict, field, fields, frozen
+from attrs import field, fields, frozen
 from sqlalchemy import URL
 
+from coordinator.alerts import rules
+from coordinator.alerts.rules import Rules
 from coordinator.broker.driver import ACCOUNTS, BROKERS, parse_url
 from coordinator.errors import ShoalError
+from coordinator.proxy import networks
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 LOG_FORMS = ("text", "json")
@@ -34,9 +38,13 @@ class Settings:
     no limit). ``open_metrics`` opens /metrics to everybody on this machine. ``log`` is ``text`` or ``json``; ``traces``
     is the URL that spans are sent to by OTLP over HTTP (empty: none are made).
 
+    ``public_url`` is where people find the pages, if that is elsewhere; ``proxy`` holds the addresses and networks of
+    reverse proxies whose X-Forwarded headers are believed; ``certificate`` and ``certificate_key`` are PEM files for
+    who asks for a name of theirs (see :mod:`coordinator.certificate`).
+
     ``broker`` is one of BROKERS; those that begin with ``broker_`` are for ``external`` (see
     :mod:`coordinator.broker.external`). ``rotate_days`` is the age at which devices are told to make a new secret (0:
-    never).
+    never). ``alerts`` is a table of the file.
     """
 
     home: Path = field(factory=default_home, converter=Path)
@@ -55,6 +63,10 @@ class Settings:
     rotate_days: float = 0.0
     heartbeat: float = 10.0
     tls: str = "auto"
+    public_url: str = ""
+    proxy: str = ""
+    certificate: str = ""
+    certificate_key: str = ""
     open_metrics: bool = False
     keep_telemetry: float = 48.0
     keep_telemetry_5m: float = 30.0
@@ -68,6 +80,7 @@ class Settings:
     log: str = "text"
     traces: str = ""
     log_level: str = "info"
+    alerts: Rules = field(factory=Rules)
 
     @property
     def database_url(self) -> str:
@@ -99,6 +112,11 @@ class Settings:
     def url(self) -> str:
         host = f"[{self.address}]" if ":" in self.address else self.address
         return f"{'https' if self.encrypted else 'http'}://{host}:{self.port}"
+
+    @property
+    def pages(self) -> str:
+        """Where people find the pages."""
+        return self.public_url.rstrip("/") or self.url
 
 
 def sqlite_url(path: Path) -> str:
@@ -135,11 +153,15 @@ def _truth(value: Any) -> bool:
 
 
 def _checked(values: Mapping[str, Any]) -> Settings:
-    defaults = asdict(Settings())
+    usual = Settings()
+    defaults = {one.name: getattr(usual, one.name) for one in fields(Settings)}
     read: dict[str, Any] = {}
     for name, value in values.items():
         if name not in defaults:
             raise ShoalError("bad-request", f"There is no setting {name!r}, only {', '.join(sorted(defaults))}")
+        if name == "alerts":
+            read[name] = rules.read(value)
+            continue
         kind = type(defaults[name]) if name != "home" else Path
         try:
             read[name] = _truth(value) if kind is bool else kind(value)
@@ -152,6 +174,7 @@ def _checked(values: Mapping[str, Any]) -> Settings:
         refused = "secrets would travel in the clear: tls = off is for loopback only"
         raise ShoalError("bad-request", f"Setting host is {settings.host!r}, where {refused}")
     _check_broker(settings)
+    _check_pages(settings)
     if settings.log_level.lower() not in LOG_LEVELS:
         known = ", ".join(LOG_LEVELS)
         raise ShoalError("bad-request", f"Setting log_level is {settings.log_level!r}, expected one of {known}")
@@ -174,6 +197,21 @@ def _checked(values: Mapping[str, Any]) -> Settings:
     if settings.traces and not settings.traces.startswith(("http://", "https://")):
         raise ShoalError("bad-request", f"Setting traces is {settings.traces[:80]!r}, expected an http(s):// URL")
     return settings
+
+
+def _check_pages(settings: Settings) -> None:
+    parts = urlsplit(settings.public_url)
+    if settings.public_url and (parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/")):
+        expected = "expected https://host, without a path"
+        raise ShoalError("bad-request", f"Setting public_url is {settings.public_url[:80]!r}, {expected}")
+    try:
+        networks(settings.proxy)
+    except ValueError as error:
+        raise ShoalError("bad-request", f"Setting proxy: {error}") from error
+    if bool(settings.certificate) != bool(settings.certificate_key):
+        raise ShoalError("bad-request", "Settings certificate and certificate_key go together: give both or none")
+    if settings.certificate and not settings.encrypted:
+        raise ShoalError("bad-request", "Setting certificate needs encryption: set tls = on")
 
 
 def _check_broker(settings: Settings) -> None:

@@ -17,7 +17,7 @@ from protocol.errors import ProtocolError
 from protocol.messages import Assignment, DeviceEvent, Message, Retry, Telemetry
 from protocol.wire import decode, encode
 
-from . import feedback, memory
+from . import feedback, memory, rotation
 from . import offer as offers
 from .address import parse
 from .bench import Finished
@@ -55,7 +55,7 @@ from .conversation import (
 from .data.keeper import Found, Spoiled
 from .download import Blobs
 from .duty import Duty, Judged
-from .errors import UsageError
+from .errors import AgentError, UsageError
 from .identity import Identity
 from .link import Acked, Broker, Denied, Down, Incoming, Link, Up
 from .service import Notifier
@@ -112,7 +112,7 @@ class Agent:
             identity.secret,
         )
         chance = Random()  # noqa: S311  # jitter, no secrets
-        self._link = Link(broker, self._boot, chance, self._from_link)
+        self._link = Link(broker, self._boot, chance, self._from_link, self._appeal)
         beats, room = settings.heartbeat or identity.heartbeat, settings.spool_bytes // 2
         self._session = Session(None, self._boot, beats, chance, self._spool.load(), time.monotonic(), room)
         self._status = StatusFile(settings.home)
@@ -154,6 +154,12 @@ class Agent:
             self._link.close()
             self._spool.close()
             log.info("stopped")
+
+    def _appeal(self) -> None:
+        try:
+            rotation.appeal(self._settings.home, self._identity, self._address)
+        except AgentError as error:
+            log.warning("appeal-failed cause=%s", error)
 
     def _from_link(self, happened: object) -> None:
         if not isinstance(happened, Incoming) or self._inbox.qsize() < INBOX:

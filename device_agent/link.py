@@ -81,11 +81,20 @@ class Link:
     """Reports :class:`Up`, :class:`Down`, :class:`Denied`, :class:`Incoming` and :class:`Acked` through ``report``.
 
     ``report`` is called from other threads and must not block. ``boot`` names this process: the client id is
-    device.boot.counter, because some brokers do not evict a half-open twin.
+    device.boot.counter, because some brokers do not evict a half-open twin. ``appeal`` is called, on the link's thread,
+    whenever the broker has refused this device.
     """
 
-    def __init__(self, broker: Broker, boot: str, rng: Random, report: Callable[[object], None]) -> None:
+    def __init__(
+        self,
+        broker: Broker,
+        boot: str,
+        rng: Random,
+        report: Callable[[object], None],
+        appeal: Callable[[], None] = lambda: None,
+    ) -> None:
         self._broker = broker
+        self._appeal = appeal
         self._boot = boot
         self._rng = rng
         self._report = report
@@ -145,7 +154,10 @@ class Link:
                 self._report(Down(str(error)))
             if connection.was_up:
                 wait = FIRST_WAIT
-            limit = REFUSED_WAIT if connection.refused else LONGEST_WAIT
+            limit = LONGEST_WAIT
+            if connection.refused and not self._closing.is_set():
+                self._appeal()
+                limit = REFUSED_WAIT
             self._closing.wait(self._rng.uniform(0, wait))
             wait = min(2 * wait, limit)
 

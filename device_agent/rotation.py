@@ -50,6 +50,15 @@ def rotate(home: Path, identity: Identity, address: Address) -> Identity:
     return changed
 
 
+def appeal(home: Path, identity: Identity, address: Address) -> None:
+    """The broker does not let this device in: show the present secret to the coordinator, which tells the broker anew.
+    Unreachable or Refused; nothing while a rotation is under way, which does the same."""
+    if not unfinished(home):
+        status, body = _ask(address, "/api/v1/device/secret/proof", identity.device, identity.secret)
+        if status != 200:
+            raise Refused(f"the coordinator does not know this device's secret (status {status}): {problem(body)}")
+
+
 def _pending(home: Path, identity: Identity) -> str:
     """The secret that is to follow, durable before it is used."""
     path = home / PENDING

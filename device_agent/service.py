@@ -118,9 +118,9 @@ def _quoted(text: str) -> str:
 
 
 class Notifier:
-    """Tells systemd how the agent is; does nothing where systemd has not asked.
+    """Tells systemd how this service is; does nothing where systemd has not asked.
 
-    Takes its variables out of ``environ``: the programs the agent runs must not speak in its name. The process that
+    Takes its variables out of ``environ``: programs that it starts must not speak in its name. The process that
     takes this one's place needs them again: they are in ``taken``.
     """
 

@@ -12,6 +12,7 @@ from attrs import asdict, fields, fields_dict
 from flask import Flask
 
 import web
+from coordinator.alerts import rules as alert_rules
 from coordinator.cli import COMMANDS, main
 from coordinator.cli.flash import flash
 from coordinator.compiler.zoo import ZOO
@@ -93,6 +94,29 @@ def test_every_target_stands_in_fleet_with_its_runtime(target: bundles.Target) -
     assert all(name in row.lower() for name in target.board)
 
 
+def written() -> list[str]:
+    """Every ``shoal …`` that a page tells people to type, from blocks of shell."""
+    pages = [path.read_text().replace("\\\n", " ").replace("-u shoal ", "") for path in sorted(DOCS.glob("*.md"))]
+    blocks = [block for page in pages for block in re.findall(r"```sh\n(.*?)```", page, re.DOTALL)]
+    lines = [line.split(" #")[0].strip() for block in blocks for line in block.splitlines()]
+    found = [re.search(r"(?:^|[ /])shoal ((?:[a-z-]+)(?: .*)?)$", line) for line in lines]
+    return sorted({match[1] for match in found if match is not None})
+
+
+@pytest.mark.parametrize("words", written())
+def test_what_pages_tell_people_to_type_is_a_command_with_these_options(words: str) -> None:
+    found: click.Command | None = main
+    context = click.Context(main)
+    left = words.split()
+    while isinstance(found, click.Group) and left:
+        name = left.pop(0)
+        found = found.get_command(context, name)
+        assert found is not None, f"there is no shoal {name}: {words}"
+    assert found is not None
+    known = {one for parameter in found.params for one in (*parameter.opts, *parameter.secondary_opts)} | {"--help"}
+    assert {word.partition("=")[0] for word in left if word.startswith("--")} <= known
+
+
 @pytest.mark.parametrize("command", commands())
 def test_every_command_has_help_with_an_example(command: str) -> None:
     found: click.Command | None = main
@@ -120,6 +144,17 @@ def test_every_page_stands_on_the_page_of_the_pages(tmp_path: Path) -> None:
 @pytest.mark.parametrize("setting", [f.name for f in fields(Settings)])
 def test_every_setting_of_the_coordinator_stands_in_operations(setting: str) -> None:
     assert f"| `{setting}` |" in page("operations.md")
+
+
+@pytest.mark.parametrize("setting", [f.name for f in fields(alert_rules.Rules)])
+def test_every_setting_of_alerts_stands_in_operations(setting: str) -> None:
+    rows = [line for line in page("operations.md").split("## Alerts")[1].split("## ")[0].splitlines() if "|" in line]
+    assert any(f"`{setting}`" in row.split("|")[1] for row in rows)
+
+
+def test_every_kind_that_is_told_of_stands_in_operations() -> None:
+    section = page("operations.md").split("## Alerts")[1].split("## ")[0]
+    assert set(alert_rules.KINDS) <= set(re.findall(r"`([\w-]+)`", section))
 
 
 @pytest.mark.parametrize("setting", [f.name for f in fields(AgentSettings) if f.name != "home"])

@@ -105,7 +105,7 @@ class SettingsPage:
             lambda writing: operators.mint_login(writing, now, name=name, role=role, by=who.name)
         )
         minutes = int(operators.LOGIN_LIFE // 60)
-        url = f"{self.services.settings.url}/login/{secret}"
+        url = f"{self.services.settings.pages}/login/{secret}"
         return Secret(f"Login link for {name} ({role})", url, f"It works once, within {minutes} minutes")
 
     def _role(self, name: str) -> str:
@@ -160,7 +160,7 @@ def kept(settings: Settings) -> tuple[tuple[str, str], ...]:
 def facts(settings: Settings) -> dict[str, Any]:
     """Where people and devices reach this coordinator."""
     return {
-        "Pages and API": settings.url,
+        "Pages and API": settings.pages,
         "Broker": f"{settings.address}, port {settings.mqtt_port}, MQTT 3.1.1",
         "Encryption": "TLS, with a certificate of our own authority" if settings.encrypted else "none: loopback only",
         "Heartbeat": f"every {settings.heartbeat:g} s",

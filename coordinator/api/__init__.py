@@ -10,6 +10,7 @@ from werkzeug.wrappers import Response
 
 from coordinator.api import (
     access,
+    alerting,
     fleet,
     health,
     history,
@@ -43,6 +44,7 @@ ENDPOINTS: Final[tuple[Endpoint, ...]] = (
     *training.ENDPOINTS,
     *history.ENDPOINTS,
     *lists.ENDPOINTS,
+    *alerting.ENDPOINTS,
 )
 
 _METHODS: Final = ["GET", "POST", "PUT", "PATCH", "DELETE"]

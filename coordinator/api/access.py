@@ -69,7 +69,7 @@ def create_login_link(body: LoginRequest) -> LoginLink:
     secret = services().commands.write(
         lambda writing: operators.mint_login(writing, now, name=body.name, role=body.role, by=who.name)
     )
-    url = f"{services().settings.url}/login/{secret}"
+    url = f"{services().settings.pages}/login/{secret}"
     return LoginLink(url=url, name=body.name, role=body.role, expires_at=now + operators.LOGIN_LIFE)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 import threading
+import time
 from collections.abc import Callable
 
 import paho.mqtt.client as mqtt
@@ -32,6 +33,7 @@ class Link:
         self._hear = hear
         self._address = (door.host, door.port)
         self._subscribed = threading.Event()
+        self._lost_at: float | None = time.monotonic()
         name = f"{COORDINATOR}.{secrets.token_hex(4)}"
         client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=name, manual_ack=True)
         client.username_pw_set(door.user, door.password)
@@ -42,7 +44,8 @@ class Link:
         client.reconnect_delay_set(1, 30)
         client.will_set(topics.COORDINATOR_STATUS, encode(Status(state="offline")), qos=1, retain=True)
         client.on_connect = self._on_connect
-        client.on_subscribe = lambda *_: self._subscribed.set()
+        client.on_disconnect = self._on_disconnect
+        client.on_subscribe = self._on_subscribe
         client.on_message = self._on_message
         self._client = client
 
@@ -63,6 +66,12 @@ class Link:
         """Publish to one device. Any thread may call this."""
         self._client.publish(topics.device_topic(device, leaf), payload, topics.CHANNELS[leaf].qos)
 
+    @property
+    def silence(self) -> float:
+        """Seconds for which there has been no connection; 0 while there is one."""
+        lost_at = self._lost_at
+        return 0.0 if lost_at is None else time.monotonic() - lost_at
+
     def stop(self) -> None:
         """Say goodbye and disconnect."""
         goodbye = self._client.publish(topics.COORDINATOR_STATUS, encode(Status(state="offline")), 1, retain=True)
@@ -77,6 +86,13 @@ class Link:
             return
         client.subscribe(topics.subscriptions("up"))
         client.publish(topics.COORDINATOR_STATUS, encode(Status(state="online")), 1, retain=True)
+
+    def _on_subscribe(self, *_: object) -> None:
+        self._lost_at = None
+        self._subscribed.set()
+
+    def _on_disconnect(self, *_: object) -> None:
+        self._lost_at = self._lost_at or time.monotonic()
 
     def _on_message(self, client: mqtt.Client, _: object, message: mqtt.MQTTMessage) -> None:
         def acknowledge() -> None:

@@ -1,7 +1,8 @@
 """Mosquitto's dynamic security: its file, written before the broker starts, and its control topic, for live changes.
 
-Every device has an account and a role of its own (patterns with the user's name came with Mosquitto 2.1 only). All
-default access is denied but leaving a subscription.
+Every device has an account and a role of its own (patterns with the user's name came with Mosquitto 2.1 only), and a
+role that all share. All default access is denied but leaving a subscription. Mosquitto writes its whole file at every
+change: what a role leaves out is not written a thousand times for a thousand devices.
 """
 
 from __future__ import annotations
@@ -39,15 +40,18 @@ Acl = tuple[str, str]
 
 
 def device_acls(device: str) -> list[Acl]:
-    """What a device may do: everything below its own topic, and hear the coordinator's status."""
+    """What one device may do: everything below its own topic."""
     own = f"shoal/v1/d/{device}/#"
     return [
         ("publishClientSend", own),
         ("publishClientReceive", own),
         ("subscribePattern", own),
-        ("subscribeLiteral", STATUS),
-        ("publishClientReceive", STATUS),
     ]
+
+
+SHARED: Final = "device.every"
+"""The role of all devices: to hear the coordinator's status. No device can have this name either."""
+_SHARED_ACLS: Final[list[Acl]] = [("subscribeLiteral", STATUS), ("publishClientReceive", STATUS)]
 
 
 def _everything_below(topic: str) -> list[Acl]:
@@ -65,17 +69,22 @@ def document(devices: Iterable[tuple[str, str]], coordinator: str, control: str)
     """The plugin's file: ``devices`` as (id, verifier), and the passwords of the coordinator's own accounts."""
     clients = [_client(COORDINATOR, verifier(coordinator)), _client(CONTROL, verifier(control))]
     roles = [_role(COORDINATOR, _everything_below("shoal/#")), _role(CONTROL, _everything_below(f"{TOPIC}/#"))]
+    roles.append(_role(SHARED, _SHARED_ACLS))
     for device, stored in devices:
-        clients.append(_client(device, stored))
+        clients.append(_client(device, stored, SHARED))
         roles.append(_role(device, device_acls(device)))
     whole = {"clients": clients, "groups": [], "roles": roles, "defaultACLAccess": _DEFAULTS}
     return json.dumps(whole, separators=(",", ":"))
 
 
-def _client(name: str, stored: str) -> dict[str, Any]:
+def _client(name: str, stored: str, *roles: str) -> dict[str, Any]:
     _, _, iterations, salt, digest = stored.split("$")
     known = {"username": name, "password": digest, "salt": salt, "iterations": int(iterations)}
-    return {**known, "roles": [{"rolename": name}]}
+    return {**known, "roles": _roles(name, *roles)}
+
+
+def _roles(*names: str) -> list[dict[str, str]]:
+    return [{"rolename": name} for name in names]
 
 
 def _role(name: str, acls: Iterable[Acl]) -> dict[str, Any]:
@@ -113,6 +122,11 @@ class Control:
         if not self._ready.wait(PATIENCE):
             self.close()
             raise BrokerError(f"The broker does not let {self._door.user} control it: {self.refused or 'no answer'}.")
+        try:
+            self._ask({"command": "createRole", **_role(SHARED, _SHARED_ACLS)}, unless="already exists")
+        except BrokerError:
+            self.close()
+            raise
 
     def close(self) -> None:
         self._client.disconnect()
@@ -121,7 +135,7 @@ class Control:
     def admit(self, device: str, secret: str) -> None:
         """Make a device's account, or give the one there is this password; both end its present sessions."""
         acls = _role(device, device_acls(device))
-        account = {"username": device, "password": secret, "textname": _OURS, "roles": [{"rolename": device}]}
+        account = {"username": device, "password": secret, "textname": _OURS, "roles": _roles(device, SHARED)}
         made = self._ask(
             {"command": "createRole", **acls}, {"command": "createClient", **account}, unless="already exists"
         )

@@ -32,6 +32,8 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "simulate": ("coordinator.cli.simulate:simulate", "Try a recipe on a made-up fleet, in virtual time."),
     "compare": ("coordinator.cli.compare:compare", "Simulations side by side: a table and a report."),
     "replay-trace": ("coordinator.cli.trace:replay_trace", "Make a population of the conditions a run met with."),
+    "service": ("coordinator.cli.service:group", "The coordinator as a systemd service."),
+    "alert": ("coordinator.cli.alert:alert", "What operators are told of, by webhook and mail."),
     "db": ("coordinator.cli.db:db", "Check, upgrade, back up, restore and move the database."),
 }
 """name: (module:attribute, what it is for). The sentence stands here so that ``--help`` need not import them all."""
@@ -86,5 +88,5 @@ def main() -> None:
     The commands that operate the fleet talk to the coordinator that runs on this machine, by the address and the token
     in its home folder; --url, --ca and the variable SHOAL_API_TOKEN name another one.
 
-    Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 no coordinator answers.
+    Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 no coordinator answers, 4 lost its database to another.
     """

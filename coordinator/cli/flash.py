@@ -58,6 +58,7 @@ def _board(command: Command) -> Command:
             click.option("--name", required=True, help="What people call the board, and its host name."),
             click.option("--group", default="", help="The group it joins."),
             click.option("--ttl", type=duration, default="72h", show_default=True, help="How long its token lasts."),
+            click.option("--manual", is_flag=True, help="The board waits until `shoal device adopt`."),
             click.option("--reach", help="The coordinator's address as the board reaches it, if that is another."),
             click.option("--data", default=f"{HOME}/data.npz", show_default=True,
                          help="Where on the board the training data is, or will be."),
@@ -100,7 +101,7 @@ def flash(home: Path | None, url: str | None, ca: Path | None, as_json: bool, **
     made: list[Claim] = []
 
     def claim() -> Claim:
-        answer = client.post("tokens", body={"group": given["group"], "uses": 1, "ttl": given["ttl"]})
+        answer = client.post("tokens", body={key: given[key] for key in ("group", "ttl", "manual")} | {"uses": 1})
         made.append(Claim(answer["token"], answer["id"], answer["group"], answer["expires_at"]))
         return made[0]
 

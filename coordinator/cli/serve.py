@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -15,12 +16,22 @@ from coordinator.app import Coordinator
 from coordinator.broker.driver import BROKERS
 from coordinator.errors import ShoalError
 from coordinator.settings import LOG_FORMS, LOG_LEVELS, load
+from coordinator.store.hold import HoldLost
+from device_agent.service import Notifier
 
 
 class _WrongSetting(click.ClickException):
     """Ends like a wrong option does."""
 
     exit_code = 2
+
+
+HOLD_LOST = 4
+"""Exit code: somebody else may be at work already."""
+LOOK = 2.0
+"""Seconds between two looks at how the coordinator is."""
+FAREWELL = 10.0
+"""Seconds to end in when the database is lost: who waits for it would wait for ever."""
 
 
 @click.command(epilog="Example:  shoal serve --host 0.0.0.0 --name shoal.local")
@@ -40,8 +51,12 @@ class _WrongSetting(click.ClickException):
 def serve(**options: object) -> None:
     """Run the coordinator: pages, API, broker and training, in one process.
 
-    Settings come from options, then SHOAL_* in the environment, then shoal.toml in the home folder.
+    Settings come from options, then SHOAL_* in the environment, then shoal.toml in the home folder. Ends with 2 for
+    wrong settings, and with 4 once the lock on the database is lost.
     """
+    notifier = Notifier()
+    last = threading.Timer(FAREWELL, _leave)
+    last.daemon = True
     try:
         settings = load(options)
         logs.configure(settings.log, settings.log_level)
@@ -50,16 +65,38 @@ def serve(**options: object) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda _number, _frame: _end(done, _frame))
         with coordinator:
-            click.echo(f"Shoal is at {coordinator.url}")
+            click.echo(f"Shoal is at {coordinator.pages}")
             click.echo(f"Log in once within 15 minutes: {coordinator.login_url()}")
             sys.stdout.flush()
-            while not done.wait(2):
-                if not coordinator.healthy:
-                    raise ShoalError("internal", "The thread that writes has ended: see the log, and start it again")
+            notifier.ready()
+            _stay(coordinator, notifier, done, last)
+            notifier.stopping()
             click.echo("Stopping …", err=True)
+    except HoldLost as error:
+        raise click.exceptions.Exit(HOLD_LOST) from error
     except ShoalError as error:
         kind = _WrongSetting if error.code == "bad-request" else click.ClickException
         raise kind(f"{error.entry.title}. {error.detail}") from error
+    finally:
+        last.cancel()
+
+
+def _stay(coordinator: Coordinator, notifier: Notifier, done: threading.Event, last: threading.Timer) -> None:
+    """Until somebody ends it; ShoalError if it can do no good any more. ``last`` is started once its end may take too
+    long."""
+    while not done.wait(LOOK):
+        try:
+            coordinator.check()
+        except HoldLost as error:
+            click.echo(f"Error: {error.detail}", err=True)
+            last.start()
+            raise
+        if coordinator.lively:
+            notifier.alive(f"serving at {coordinator.pages}")
+
+
+def _leave() -> None:
+    os._exit(HOLD_LOST)
 
 
 def _end(done: threading.Event, _: FrameType | None) -> None:

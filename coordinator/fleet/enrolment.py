@@ -5,16 +5,16 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from sqlalchemy import select
+from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
 from coordinator.broker.security import verifier
 from coordinator.errors import ShoalError
 from coordinator.fleet import tokens
 from coordinator.settings import Settings
-from coordinator.store import credentials
+from coordinator.store import credentials, ledger
 from coordinator.store.credentials import secret_hash
-from coordinator.store.models import Credential, Device, EnrolmentToken, Event
+from coordinator.store.models import Credential, Device, EnrolmentToken
 from protocol.messages import EnrolmentReply, EnrolmentRequest
 from protocol.wire import unstructure
 
@@ -33,7 +33,7 @@ def enrol(session: Session, request: EnrolmentRequest, now: float) -> Device:
     token = tokens.find(session, request.token)
     if (known := _enrolled(session, token, request.secret)) is not None:
         return known
-    token = tokens.claim(session, request.token, now)
+    tokens.claim(session, token, now)
     device_id, name = _free(session, request.name)
     device = Device(
         id=device_id,
@@ -51,8 +51,7 @@ def enrol(session: Session, request: EnrolmentRequest, now: float) -> Device:
     credentials.register(session, device_id, request.secret, verifier(request.secret), now)
     text = f"{name} joined with token {token.id}, made by {token.created_by}"
     text += "; it waits to be adopted" if token.manual else ""
-    session.add(Event(at=now, kind="device-enrolled", device_id=device_id, text=text))
-    session.flush()
+    ledger.note(session, now, "device-enrolled", text, device=device_id)
     return device
 
 
@@ -92,11 +91,14 @@ def _free(session: Session, wished: str) -> tuple[str, str]:
     slug = re.sub(r"[^a-z0-9]+", "-", wished.lower()).strip("-")
     if len(slug) < 3 or slug.startswith(_RESERVED):
         slug = f"device-{slug}".rstrip("-")
+    taken = select(Device.id).where(or_(Device.id == slug[:_MAX_ID].rstrip("-"), Device.name == wished[:_MAX_NAME]))
+    if session.scalar(taken.limit(1)) is None:
+        return slug[:_MAX_ID].rstrip("-"), wished[:_MAX_NAME]
     ids = set(session.scalars(select(Device.id).where(Device.id.startswith(slug[: _MAX_ID - 6]))))
     names = set(session.scalars(select(Device.name).where(Device.name.startswith(wished[: _MAX_NAME - 6]))))
-    number = 1
+    number = 2
     while True:
-        suffix = "" if number == 1 else f"-{number}"
+        suffix = f"-{number}"
         device_id = slug[: _MAX_ID - len(suffix)].rstrip("-") + suffix
         name = wished[: _MAX_NAME - len(suffix)] + suffix
         if device_id not in ids and name not in names:

@@ -102,9 +102,8 @@ def find(session: Session, text: str) -> EnrolmentToken:
     return token
 
 
-def claim(session: Session, text: str, now: float) -> EnrolmentToken:
-    """Use a token once. ShoalError token-invalid if it is unknown, revoked, expired or used up."""
-    token = find(session, text)
+def claim(session: Session, token: EnrolmentToken, now: float) -> EnrolmentToken:
+    """Use a token once, and return it. ShoalError token-invalid if it is revoked, expired or used up."""
     counted: CursorResult[Any] = session.execute(  # type: ignore[assignment]
         update(EnrolmentToken)
         .where(
@@ -116,9 +115,10 @@ def claim(session: Session, text: str, now: float) -> EnrolmentToken:
         .values(uses=EnrolmentToken.uses + 1)
         .execution_options(synchronize_session=False)
     )
-    session.refresh(token)
     if counted.rowcount != 1:
+        session.refresh(token)
         raise ShoalError("token-invalid", _REFUSED[status(token, now)])
+    session.expire(token, ["uses"])
     return token
 
 

@@ -10,12 +10,13 @@ import hashlib
 import hmac
 from typing import Final
 
-from sqlalchemy import select, update
+from sqlalchemy import insert, select, update
 from sqlalchemy.orm import Session
 
 from coordinator.errors import ShoalError
-from coordinator.store.models import Credential, Device, Event
+from coordinator.store.models import Credential, Device, Event, table_of
 
+_REGISTER: Final = insert(table_of(Credential))
 _OPEN: Final = (Credential.revoked_at.is_(None), Device.revoked_at.is_(None))
 
 
@@ -38,8 +39,8 @@ def secret_matches(session: Session, device: str, secret: str) -> bool:
 
 def register(session: Session, device: str, secret: str, verifier: str, now: float) -> None:
     """The first secret of a device that has just joined."""
-    session.add(Credential(device_id=device, secret_hash=secret_hash(secret), verifier=verifier, created_at=now))
-    session.flush()
+    row = {"device_id": device, "secret_hash": secret_hash(secret), "verifier": verifier, "created_at": now}
+    session.execute(_REGISTER, {**row, "next": False})
 
 
 def propose(session: Session, device: str, secret: str, verifier: str, now: float) -> None:
@@ -79,6 +80,24 @@ def revoke_all(session: Session, device: str, now: float) -> None:
     session.execute(
         update(Credential).where(Credential.device_id == device, Credential.revoked_at.is_(None)).values(revoked_at=now)
     )
+
+
+def unverified(session: Session, device: str | None = None) -> list[str]:
+    """Devices whose present secret is from before there were verifiers, or whether this one is: [] if it is not."""
+    query = (
+        select(Credential.device_id)
+        .join(Device, Device.id == Credential.device_id)
+        .where(*_OPEN, Credential.next.is_(False), Credential.verifier == "")
+        .order_by(Credential.device_id)
+    )
+    return list(session.scalars(query if device is None else query.where(Credential.device_id == device)))
+
+
+def complete(session: Session, device: str, secret: str, verifier: str) -> bool:
+    """Give a secret the verifier that it lacks, now that the device has shown it. False if it lacks none."""
+    mine = (Credential.device_id == device, Credential.secret_hash == secret_hash(secret))
+    given = session.execute(update(Credential).where(*mine, Credential.verifier == "").values(verifier=verifier))
+    return bool(given.rowcount)  # type: ignore[attr-defined]
 
 
 def accounts(session: Session) -> list[tuple[str, str]]:

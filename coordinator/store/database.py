@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 from urllib.parse import quote
 
 from alembic import command
@@ -20,9 +19,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.orm import Session
 
 from coordinator.errors import ShoalError
-
-LOCK = 0x53686F616C
-"""The advisory lock of PostgreSQL that a coordinator holds: "Shoal" as a number."""
+from coordinator.store.hold import HoldLost, Lock, beside
 
 
 class Database:
@@ -35,6 +32,7 @@ class Database:
     def __init__(self, url: str, *, read_only: bool = False) -> None:
         self.url = url
         self.read_only = read_only
+        self._lock: Lock | None = None
         self.engine = _engine(url, read_only)
         if self.engine.dialect.name == "sqlite":
             event.listen(self.engine, "connect", _look if read_only else _pragmas)
@@ -44,7 +42,8 @@ class Database:
     def claimed(self) -> Iterator[None]:
         """Hold the database for the one coordinator that may write to it; whoever looks is not kept from it.
 
-        ShoalError database-unusable while another holds it. It is let go at the end, or when the process ends.
+        ShoalError database-unusable while another holds it. It is let go at the end, or when the process ends; should
+        PostgreSQL end the session before that, nothing is written any more, see :meth:`check`.
         """
         taken = ShoalError("database-unusable", f"Another coordinator is using the database {self.shown}")
         with ExitStack() as held:
@@ -53,17 +52,28 @@ class Database:
                 if self.engine.dialect.name == "postgresql":
                     connection = connection.execution_options(isolation_level="AUTOCOMMIT")
                     connection.detach()  # closing it then closes the session, and with it goes the lock
-                    if not connection.scalar(text("SELECT pg_try_advisory_lock(:lock)"), {"lock": LOCK}):
+                    lock = Lock(connection)
+                    if not lock.take():
                         raise taken
+                    held.callback(lock.close)
+                    self._lock = lock
                 else:
                     file = connection.exec_driver_sql("PRAGMA database_list").all()[0][2]
                     held.close()
                     if file:  # none: it is in memory, and nobody else's anyway
-                        held.enter_context(_beside(Path(file).resolve(), taken))
+                        held.enter_context(beside(Path(file).resolve(), taken))
             except DBAPIError as error:
                 reason = f"The database {self.shown} cannot be used: {error.orig}"
                 raise ShoalError("database-unusable", reason) from error
-            yield
+            try:
+                yield
+            finally:
+                self._lock = None
+
+    def check(self) -> None:
+        """HoldLost once the hold on the database is lost."""
+        if self._lock is not None and not self._lock.held:
+            raise HoldLost(self.shown)
 
     @contextmanager
     def read(self) -> Iterator[Session]:
@@ -73,9 +83,11 @@ class Database:
 
     @contextmanager
     def write(self) -> Iterator[Session]:
-        """A session that is committed at the end, or rolled back on an exception."""
+        """A session that is committed at the end, or rolled back on an exception. HoldLost, see :meth:`check`."""
+        self.check()
         with Session(self.engine) as session, session.begin():
             yield session
+            self.check()
 
     def upgrade(self) -> None:
         """Bring the schema to the newest revision; a new database gets all of it."""
@@ -105,21 +117,6 @@ class Database:
 
     def close(self) -> None:
         self.engine.dispose()
-
-
-def _beside(database: Path, taken: ShoalError) -> IO[str]:
-    """A lock on a file beside a SQLite file, until it is closed: SQLite's own locks come and go with transactions."""
-    path = database.with_name(f"{database.name}.lock")
-    try:
-        file = open(path, "a")  # noqa: SIM115 - held until the end
-    except OSError as error:
-        raise ShoalError("database-unusable", f"{path} cannot be written: {error.strerror}") from error
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        file.close()
-        raise taken from error
-    return file
 
 
 def migrations() -> Path:

@@ -8,11 +8,14 @@ from typing import Any
 from sqlalchemy import JSON, BigInteger, Float, ForeignKey, Index, String, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
+from .alert_models import Alert, AlertChannel
 from .base import Base, Instant, Key, table_of
 from .release_models import DeviceRelease, Execution, ExecutionChange, Release, Rollout
 from .run_models import Amendment, Assignment, Input, Metric, Model, ModelVersion, Refresh, Run, Snapshot, Update
 
 __all__ = [
+    "Alert",
+    "AlertChannel",
     "Amendment",
     "ApiToken",
     "Assignment",
@@ -116,7 +119,7 @@ class Credential(Base):
 
     id: Mapped[int] = mapped_column(Key, primary_key=True)
     device_id: Mapped[str] = mapped_column(ForeignKey("device.id"), index=True)
-    secret_hash: Mapped[str] = mapped_column(String(64))
+    secret_hash: Mapped[str] = mapped_column(String(64), index=True)
     verifier: Mapped[str] = mapped_column(String(140), default="")
     """The secret as a broker with accounts of its own takes it; empty for secrets from before there were any."""
     next: Mapped[bool] = mapped_column(default=False)

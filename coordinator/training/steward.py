@@ -84,8 +84,8 @@ class _Done:
 class Steward(threading.Thread):
     """``clock`` gives seconds since 1970; ``send`` publishes (device, leaf, payload); ``cut_off`` ends a device's
     sessions at the broker; ``retain`` thins out what is old, a slice at a time, and returns what is to be done after
-    the commit; ``trace`` hears what engines decided, once it is durable. Implements
-    :class:`coordinator.services.Commands`."""
+    the commit; ``watch`` journals what the clock alone brings about, likewise; ``trace`` hears what engines decided,
+    once it is durable. Implements :class:`coordinator.services.Commands`."""
 
     def __init__(
         self,
@@ -98,6 +98,7 @@ class Steward(threading.Thread):
         send: Callable[[str, str, bytes], None],
         cut_off: Callable[[str], object],
         retain: Callable[[Session, float], Sequence[Callable[[], None]]] = lambda _session, _now: (),
+        watch: Callable[[Session, float], Sequence[Callable[[], None]]] = lambda _session, _now: (),
         rotate_after: float = 0.0,
         thinning: Thinning = Thinning(),  # noqa: B008 - a value
         trace: Trace | None = None,
@@ -109,6 +110,7 @@ class Steward(threading.Thread):
         self._send = send
         self._cut_off = cut_off
         self._retain = retain
+        self._watch = watch
         self._segments = segments
         self._queue: queue.Queue[_Heard | _Asked | None] = queue.Queue(WAITING)
         self._evaluator = Evaluator(self._measured, self._answered)
@@ -120,6 +122,7 @@ class Steward(threading.Thread):
         self._conversation = Conversation(self._runs, self._errands, self._rollouts)
         self._beats: deque[_Heard] = deque(maxlen=BEATS)
         self._looked = 0.0
+        self._turned = time.monotonic()
         self._astray = False
         self._careful = False
         self._stopping = False
@@ -173,6 +176,11 @@ class Steward(threading.Thread):
         self._ask(depart)
         self._cut_off(device)
 
+    @property
+    def silence(self) -> float:
+        """Seconds since the thread last went round; one that waits goes round twice a second."""
+        return time.monotonic() - self._turned
+
     def stop(self) -> None:
         """Take what is waiting, keep a snapshot of every run, and end."""
         if self.is_alive():
@@ -211,6 +219,7 @@ class Steward(threading.Thread):
         batch: list[_Heard | _Asked] = []
         try:
             while not self._stopping:
+                self._turned = time.monotonic()
                 if len(batch) < WAITING:
                     batch += self._collect()
                 if self._take(batch):
@@ -313,6 +322,7 @@ class Steward(threading.Thread):
         self._tend(turn, "commands", lambda: self._errands.tick(turn))
         self._tend(turn, "rollouts", lambda: self._rollouts.tick(turn))
         self._tend(turn, "retention", lambda: turn.after.extend(self._retain(turn.session, turn.now)))
+        self._tend(turn, "the watch", lambda: turn.after.extend(self._watch(turn.session, turn.now)))
 
     def _listen(self, turn: Turn) -> None:
         """The heartbeats that have come since the last look; who was heard is not silent."""

@@ -10,16 +10,22 @@ import socket
 import stat
 import subprocess
 import sys
+import time
 import urllib.request
 
 import pytest
 from click.testing import CliRunner
+from sqlalchemy import select
 
+from coordinator.alerts.rules import Rules
 from coordinator.app import Coordinator
 from coordinator.broker.mosquitto import installed
 from coordinator.cli.serve import serve
 from coordinator.errors import ShoalError
 from coordinator.settings import Settings, sqlite_url
+from coordinator.store.ledger import note
+from coordinator.store.models import Alert, AlertChannel
+from tests.alerts.servers import hook
 from tests.broker.test_conformance import need_mosquitto
 from tests.coordinator.people import START
 
@@ -194,3 +200,23 @@ def test_its_log_can_be_json_lines_with_fields(folder):
     assert all({"at", "level", "logger", "event", "thread"} <= line.keys() for line in lines)
     assert lines
     assert "login" not in log
+
+
+def test_alerts_are_delivered_beside_everything_else(folder, monkeypatch):
+    monkeypatch.setattr("coordinator.alerts.courier.LOOK", 0.02)
+    with hook() as web:
+        rules = Rules(webhooks=(web.url,), gather=0.0)
+        with Coordinator(Settings(home=folder, alerts=rules, **ANY)) as coordinator:
+            waiting = select(AlertChannel.seq)
+            while not reading(coordinator, waiting):
+                time.sleep(0.01)
+            coordinator.steward.write(lambda session: note(session, START, "rollout-paused", "canary-2 is paused"))
+            while not reading(coordinator, select(Alert.text)):
+                time.sleep(0.01)
+            assert reading(coordinator, select(Alert.text)) == ["canary-2 is paused"]
+        assert json.loads(web.got[0][1])["text"] == "canary-2 is paused"
+
+
+def reading(coordinator, query):
+    with coordinator.database.read() as session:
+        return list(session.scalars(query))

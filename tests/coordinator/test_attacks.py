@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from sqlalchemy import update
 
 from coordinator.fleet import enrolment, tokens
 from coordinator.store import credentials, registry
-from coordinator.store.models import Device, Event
+from coordinator.store.models import Credential, Device, Event
 from protocol.wire import unstructure
 from tests.coordinator.people import HEARTBEAT, START, basic, request_of, secret_of
 
@@ -121,6 +122,25 @@ class TestRotation:
         self.propose(client, "n" * 40)
         self.prove(client, "n" * 40)
         assert self.propose(client, secret_of("pico"), login="n" * 40).status_code == 409
+
+
+def test_a_secret_from_before_there_were_verifiers_gets_one_when_the_device_shows_it(client, services, token):
+    told = []
+    object.__setattr__(services, "admit", lambda *who: told.append(who))
+    enrol(client, "pico", token)
+    with services.database.write() as session:
+        session.execute(update(Credential).values(verifier=""))
+        assert (credentials.accounts(session), credentials.unverified(session)) == ([], ["pico"])
+    told.clear()
+    path = "/api/v1/device/secret/proof"
+    assert client.post(path, headers=basic("pico", "wrong")).status_code == 401
+    assert told == []
+    for _ in range(2):
+        client.get(f"/api/v1/device/blobs/{'a' * 64}", headers=basic("pico"))
+    assert told == [("pico", secret_of("pico"))]
+    with services.database.read() as session:
+        ((device, verifier),) = credentials.accounts(session)
+    assert (device, verifier[:7]) == ("pico", "$7$101$")
 
 
 def test_a_secret_of_a_pending_device_fetches_nothing(client, services):

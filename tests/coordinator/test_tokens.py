@@ -27,7 +27,7 @@ def session(database):
 
 def refusal(session, text, now=START):
     with pytest.raises(ShoalError) as caught:
-        tokens.claim(session, text, now)
+        tokens.claim(session, tokens.find(session, text), now)
     assert caught.value.code == "token-invalid"
     return caught.value.detail
 
@@ -49,15 +49,15 @@ def test_the_secret_is_stored_nowhere(session):
 
 def test_a_token_is_used_up(session):
     text = tokens.create(session, START, uses=2, group="kitchen", by="ada")
-    assert tokens.claim(session, text, START).uses == 1
-    assert tokens.claim(session, text, START).uses == 2
+    assert tokens.claim(session, tokens.find(session, text), START).uses == 1
+    assert tokens.claim(session, tokens.find(session, text), START).uses == 2
     assert "used as often as it may be" in refusal(session, text)
 
 
 def test_a_token_ends(session):
     text = tokens.create(session, START, ttl=60, by="ada")
     assert "expired" in refusal(session, text, START + 60)
-    assert tokens.claim(session, text, START + 59).uses == 1
+    assert tokens.claim(session, tokens.find(session, text), START + 59).uses == 1
 
 
 def test_a_revoked_token_is_refused_and_cannot_be_revoked_twice(session):
@@ -111,7 +111,7 @@ def test_the_list_has_the_newest_first_and_says_how_each_stands(session):
     first = tokens.create(session, START, by="ada", ttl=10)
     second = tokens.create(session, START + 1, by="ada")
     third = tokens.create(session, START + 2, by="ada")
-    tokens.claim(session, third, START + 3)
+    tokens.claim(session, tokens.find(session, third), START + 3)
     tokens.revoke(session, second.split(".")[1], START + 3, by="ada")
     listed = tokens.listed(session)
     assert [token.id for token in listed] == [text.split(".")[1] for text in (third, second, first)]

@@ -12,7 +12,7 @@ import pytest
 
 from coordinator.broker.embedded import EmbeddedBroker
 from coordinator.fleet import authority
-from device_agent.link import Broker, Down, Link, Up
+from device_agent.link import Broker, Denied, Down, Link, Up
 
 
 @pytest.mark.parametrize(
@@ -52,3 +52,18 @@ def test_it_goes_on_trying_until_the_broker_is_there(tmp_path: Path) -> None:
         while not isinstance(told.get(timeout=40), Up):
             assert time.monotonic() < deadline
         link.close()
+
+
+def test_whom_the_broker_refuses_appeals_and_gets_in_once_the_broker_was_told() -> None:
+    told: queue.SimpleQueue[object] = queue.SimpleQueue()
+    known: list[str] = []
+    with EmbeddedBroker(lambda user, *_: user in known) as broker:
+        place = Broker("127.0.0.1", broker.port, False, None, "pi-1", "secret")
+        link = Link(place, "boot", Random(0), told.put, lambda: known.append("pi-1"))
+        link.open()
+        heard = [told.get(timeout=20)]
+        while not isinstance(heard[-1], Up):
+            heard.append(told.get(timeout=20))
+        link.close()
+    assert isinstance(heard[0], Denied)
+    assert known == ["pi-1"]

@@ -61,10 +61,10 @@ def enrol(board: Board) -> subprocess.CompletedProcess[str]:
     """What shoal-enrol does on a board, with the board's files."""
     options: dict[str, Any] = json.loads(board.path("/etc/shoal/enrolment.json").read_text())
     options |= {"home": str(board.path(options["home"])), "data": str(board.path(options["data"]))}
-    words = [word for name, value in options.items() for word in (f"--{name}", value)]
-    token = board.path("/etc/shoal/token").read_text().strip()
+    options["token-file"] = str(board.path("/etc/shoal/token"))
     environment = {**os.environ, "PYTHONPATH": str(board.path("/opt/shoal/current"))}
-    command = [sys.executable, "-m", "device_agent.cli", "enrol", *words, "--token", token]
+    words = [word for name, value in options.items() for word in (f"--{name}", value)]
+    command = [sys.executable, "-m", "device_agent.cli", "enrol", *words]
     return subprocess.run(command, env=environment, cwd="/", capture_output=True, text=True, timeout=60)
 
 
@@ -72,7 +72,7 @@ def test_one_command_on_the_desk_makes_a_board_that_joins(server: Server, bundle
     sample = clouds(tmp_path / "samples.npz", 50, seed=7)
     done = shoal(
         server, "flash", "--image", image(tmp_path), "--output", tmp_path / "out.img", "--name", "Kitchen", "--group",
-        "pi4", "--sample", sample, "--reach", f"https://localhost:{server.port}", "--json", "--manifest",
+        "pi4", "--sample", sample, "--reach", f"https://localhost:{server.port}", "--json", "--manifest", "--manual",
     )  # fmt: skip
     assert done.exit_code == 0, done.output
     receipt = json.loads(done.stdout)
@@ -87,7 +87,7 @@ def test_one_command_on_the_desk_makes_a_board_that_joins(server: Server, bundle
     joined = enrol(board)
     assert joined.returncode == 0, joined.stderr
     device = server.api.get("devices", "kitchen")["row"]
-    assert (device["name"], device["group"]) == ("Kitchen", "pi4")
+    assert (device["name"], device["group"], device["status"]) == ("Kitchen", "pi4", "pending")
     assert [row["status"] for row in server.api.get("tokens") if row["id"] == receipt["token"]] == ["used"]
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .units import DROP_IN, ENROL, ENROL_UNIT, HOME, UNIT, USER, WIFI, WRAPPER
+from .units import DROP_IN, ENROL, ENROL_UNIT, HOME, USER, WIFI, WRAPPER
 
 ROOM = 8  # a bundle unpacks to about five times its size, and is compiled
 
@@ -148,8 +148,8 @@ class Board:
         if not (home / "identity.json").exists() and "token" in secrets:
             token = self.write("/etc/shoal/token", secrets["token"] + "\n", 0o600)
             self.run("chown", f"{USER}:{USER}", str(token))
-        printed = self.run(str(self.path("/opt/shoal/bin/shoal-agent")), "systemd", "--home", HOME, check=False)
-        self.write("/etc/systemd/system/shoal-agent.service", UNIT if printed.returncode else printed.stdout)
+        unit = self.run(str(self.path("/opt/shoal/bin/shoal-agent")), "systemd", "--home", HOME)
+        self.write("/etc/systemd/system/shoal-agent.service", unit.stdout)
         self.write("/etc/systemd/system/shoal-agent.service.d/bundle.conf", DROP_IN)
         self.write("/etc/systemd/system/shoal-enrol.service", ENROL_UNIT)
         self.run("systemctl", "daemon-reload", check=False)  # nobody to tell where systemd is not up yet

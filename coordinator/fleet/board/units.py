@@ -13,7 +13,7 @@ PYTHONPATH=/opt/shoal/current PYTHONSAFEPATH=1 PYTHONNOUSERSITE=1 exec /usr/bin/
 """
 ENROL = """\
 #!/usr/bin/python3 -Ps
-# Joins the fleet. The token stays out of the list of processes.
+# Joins the fleet. The token stays in its file, out of the list of processes.
 import json
 import sys
 
@@ -21,9 +21,7 @@ sys.path.insert(0, "/opt/shoal/current")
 from device_agent.cli import main
 
 with open("/etc/shoal/enrolment.json") as file:
-    options = json.load(file)
-with open("/etc/shoal/token") as file:
-    options["token"] = file.read().strip()
+    options = {**json.load(file), "token-file": "/etc/shoal/token"}
 sys.exit(main(["enrol", *(word for name, value in options.items() for word in (f"--{name}", value))]))
 """
 ENROL_UNIT = f"""\
@@ -60,36 +58,6 @@ ConditionPathExists={HOME}/identity.json
 [Service]
 Environment=PYTHONPATH=/opt/shoal/current PYTHONSAFEPATH=1 PYTHONNOUSERSITE=1
 """
-UNIT = f"""\
-[Unit]
-Description=Shoal agent
-AfterAfter=network-online.target time-sync.target
-Wants=network-online.target
-
-[Service]
-ExecStart=/usr/bin/python3 -m device_agent.cli run --home {HOME}
-User={USER}
-Environment=OMP_NUM_THREADS=1 PYTHONUNBUFFERED=1
-Restart=always
-RestartSec=10
-RestartPreventExitStatus=2 3
-Nice=10
-MemoryHigh=60%
-MemoryMax=75%
-NoNewPrivileges=true
-CapabilityBoundingSet=
-ProtectSystem=strict
-ReadWritePaths={HOME}
-ProtectHome=read-only
-PrivateTmp=true
-RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX
-SystemCallArchitectures=native
-UMask=0077
-
-[Install]
-WantedBy=multi-user.target
-"""
-
 WIFI = """\
 [connection]
 id=shoal-wifi

@@ -19,6 +19,7 @@ from coordinator.fleet import board, bundles
 from coordinator.fleet.board import install
 from coordinator.fleet.board.download import target
 from coordinator.fleet.board.system import Board, InstallError
+from coordinator.fleet.board.units import HOME
 from coordinator.fleet.bundles import Target
 
 TOKEN = "shoal1.0123456789ab." + "s" * 43 + ".-"
@@ -37,9 +38,12 @@ class Programs:
         code, out = (1 if command[0] == "id" and not known else 0), ""
         if command[0].endswith("/shoal-agent"):
             environment = {**os.environ, "PYTHONPATH": str(self.root / "opt/shoal/current"), "PYTHONSAFEPATH": "1"}
-            words = [sys.executable, "-m", "device_agent.cli", *command[1:]]
+            here = [str(self.root / HOME.lstrip("/")) if word == HOME else word for word in command[1:]]
+            words = [sys.executable, "-m", "device_agent.cli", *here]
             done = subprocess.run(words, capture_output=True, text=True, env=environment, cwd="/")
             code, out = done.returncode, done.stdout
+        if check and code:
+            raise InstallError(f"{command[0]} failed with {code}: {out}")
         return subprocess.CompletedProcess(command, code, out)
 
     def names(self) -> list[str]:
@@ -93,8 +97,11 @@ def test_a_card_becomes_an_installed_agent_and_loses_its_secrets(system, card) -
     assert (root / "var/lib/shoal-agent/samples.npz").read_bytes() == b"samples"
     assert json.loads((root / "etc/shoal/enrolment.json").read_text())["name"] == "Kitchen Pi"
     assert TOKEN not in (root / "etc/shoal/enrolment.json").read_text()
-    for unit in ("shoal-agent.service", "shoal-enrol.service"):
-        assert "User=shoal" in (root / "etc/systemd/system" / unit).read_text()
+    units = root / "etc/systemd/system"
+    assert "User=shoal" in (units / "shoal-enrol.service").read_text()
+    own = (units / "shoal-agent.service").read_text()
+    assert f"run --home {root}/var/lib/shoal-agent\n" in own
+    assert "WatchdogSec=60\n" in own, "it is the agent's own, the one that `shoal-agent systemd` prints"
     assert not (card / "secrets.json").exists()
     assert TOKEN.encode() not in b"".join(path.read_bytes() for path in card.iterdir())
     names = system.run.names()

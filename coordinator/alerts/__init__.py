@@ -1,0 +1,1 @@
+"""Telling operators what wants them: rules, what becomes a message, what the clock alone brings about, and delivery."""
