@@ -47,7 +47,8 @@ class Case:
 class Attention:
     """``count`` devices (or runs) with the same trouble, and the first few of them.
 
-    Kind: refused, offline, late, hot, low-disk, no-data (about devices), idle-run (about runs) or rollout.
+    Kind: refused, offline, late, hot, low-disk, no-data (about devices) or idle-run (about runs).
+    Or rollout: one that is paused, or was aborted lately.
     """
 
     kind: str
