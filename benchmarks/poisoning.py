@@ -1,6 +1,6 @@
 """What admission is worth where a fifth of the devices poison: 20 devices, a Dirichlet(0.5) split, five seeds.
 
-``.clean`` is the accuracy of ``fedbuff`` where nobody poisons, the reference of all others. ``.<attack>.unguarded`` is
+``.clean`` is the accuracy of ``fedbuff`` where nobody poisons, the mean of its last versions, the reference of all others. ``.<attack>.unguarded`` is
 the same recipe under attack, ``.<attack>.<aggregator>`` one with a robust aggregator, ``.<attack>.guarded`` the recipe
 ``fedbuff-guarded``; ``.<attack>.gap`` and ``.gap_worst`` are the points that it stays behind the clean run of the same
 seed, in the mean and at worst, beside the 2 that are allowed. ``.quarantined`` and ``.flagged`` count poisoners, in

@@ -27,6 +27,8 @@ FEATURES, SAMPLES = 16, 32
 LAYOUT = {"w": (Axis(FEATURES, "features"),)}
 FEATURES_OF_AGENT = ("train", "int8", "commits", "refresh", "optimiser")
 BEGIN = 1_700_000_000.0
+PACE = 2.0
+"""Seconds until a device comes back that was told no time."""
 
 
 def cost(part) -> Cost:
@@ -36,7 +38,8 @@ def cost(part) -> Cost:
 
 @define
 class Device:
-    """``step`` seconds per step; ``busy`` seconds were spent training. ``base`` is what the next update is against."""
+    """``step`` seconds per step; ``busy`` seconds were spent training. ``base`` is what the next update is against;
+    ``lives`` counts how often it was switched on."""
 
     name: str
     step: float
@@ -54,6 +57,7 @@ class Device:
     fresh: list = field(factory=list)
     busy: float = 0.0
     commits: list = field(factory=list)
+    lives: int = 1
 
     def begin(self, offer: Offered, weights) -> None:
         self.offer, self.weights, self.base = offer, weights.astype(np.float64), weights.astype(np.float64)
@@ -132,7 +136,17 @@ class World:
         heapq.heappush(self._events, (when, next(self._ids), what))
 
     def join(self, name: str, after: float = 0.0) -> None:
-        self.at(self.now + after, lambda: self._check_in(self.devices[name]))
+        device = self.devices[name]
+        self.do(device, self.now + after, lambda: self._check_in(device))
+
+    def do(self, device: Device, when: float, what: Callable[[], None]) -> None:
+        """Something that the device does, or hears, unless it is switched off before."""
+        life = device.lives
+        self.at(when, lambda: what() if device.lives == life else None)
+
+    def leave(self, name: str) -> None:
+        """The device is switched off for good: what it had is lost, what it has sent arrives."""
+        self.devices[name].lives += 1
 
     def run(self, seconds: float) -> None:
         end = self.now + seconds
@@ -163,14 +177,15 @@ class World:
             case Offered():
                 device = self.devices[effect.device]
                 device.begin(effect, self.engine.region(effect.plan).cut(self.engine.core.weights)["w"])
-                self.at(later + device.step, lambda: self._step(device))
+                self.do(device, later + device.step, lambda: self._step(device))
             case Deferred():
-                self.at(self.now + effect.seconds, lambda: self._check_in(self.devices[effect.device]))
+                device = self.devices[effect.device]
+                self.do(device, self.now + (effect.seconds or PACE), lambda: self._check_in(device))
             case Amended():
-                self.at(later, lambda: self._amend(effect))
+                self.do(self.devices[effect.device], later, lambda: self._amend(effect))
             case Refreshed():
                 fresh = self.engine.region(effect.plan).cut(self.engine.core.weights)["w"].astype(np.float64)
-                self.at(later, lambda: self._refresh(effect, fresh))
+                self.do(self.devices[effect.device], later, lambda: self._refresh(effect, fresh))
             case Requested():
                 result = self._answer(effect)
                 self.at(later, lambda: self.give(Answered(effect.number, result)))
@@ -204,6 +219,6 @@ class World:
             update, last = device.deliver(loss)
             self.at(self.now + self.latency, lambda: self.give(update))
             if last:
-                self.at(self.now + 2 * self.latency, lambda: self._check_in(device))
+                self.do(device, self.now + 2 * self.latency, lambda: self._check_in(device))
                 return
-        self.at(self.now + device.step, lambda: self._step(device))
+        self.do(device, self.now + device.step, lambda: self._step(device))
