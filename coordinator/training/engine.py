@@ -288,7 +288,9 @@ class Engine:
     def _asked(self, given: Asked, now: float) -> Iterator[Effect]:
         work, ask = self.core.open.get(given.ask.assignment), given.ask
         if work is not None and work.device.id == given.device:
-            yield from self._tell(events.FreshAsked(work.device, work.plan, ask.step, work.version), now)
+            # A device's word of what it builds on counts where that was sent to it.
+            version = ask.version if ask.version in work.sent else work.version
+            yield from self._tell(events.FreshAsked(work.device, work.plan, ask.step, version), now)
 
     def _expire(self, now: float) -> Iterator[Effect]:
         for number, work in list(self.core.open.items()):

@@ -68,16 +68,21 @@ class Device:
         """One step, with what has come since the last one; the loss before it."""
         for version, merge, keep, fresh in self.fresh:
             if version > max([self.version, *(m.version for m in self.merges)]):
-                ahead = self.weights - self.base
+                ahead, before = self.weights - self.base, self.loss()
                 self.weights = (1 - merge) * self.weights + merge * fresh + keep * ahead
                 self.base = (1 - merge) * self.base + merge * fresh
-                self.merges += (Merge(step=self.asked, version=version, merge=merge, keep=keep),)
+                losses = {"loss_before": before, "loss_after": self.loss()}
+                self.merges += (Merge(step=self.asked, version=version, merge=merge, keep=keep, **losses),)
         self.fresh = []
         X = self.X[:, : len(self.weights)]
         error = X @ self.weights - self.y
         self.weights = self.weights - self.offer.plan.learning_rate * X.T @ error / SAMPLES
         self.steps, self.asked = self.steps + 1, self.asked + 1
         self.seconds, self.busy = self.seconds + self.step, self.busy + self.step
+        return float(error @ error / SAMPLES)
+
+    def loss(self) -> float:
+        error = self.X[:, : len(self.weights)] @ self.weights - self.y
         return float(error @ error / SAMPLES)
 
     def due(self) -> bool:
@@ -212,7 +217,8 @@ class World:
         loss = device.train()
         plan = device.offer.plan
         if plan.refresh == device.asked:
-            ask = Ask(assignment=device.offer.assignment, commit=device.commit + 1, step=device.asked, version=0)
+            newest = max([device.version, *(merge.version for merge in device.merges)])
+            ask = Ask(assignment=device.offer.assignment, commit=device.commit + 1, step=device.asked, version=newest)
             self.at(self.now + self.latency, lambda: self.give(Asked(device.name, ask)))
         if device.due():
             device.commits.append(self.now)
