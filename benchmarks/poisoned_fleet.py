@@ -102,7 +102,8 @@ def scene(spec: ModelSpec, samples: Samples, devices: int, share: float, seed: i
 
 @frozen(eq=False)
 class Outcome:
-    """A run's end: accuracy on the test set, the mean of the last :data:`LAST` versions; why devices were quarantined, and what flagged them, by device."""
+    """A run's end: accuracy on the test set, the mean of the last :data:`LAST` versions; why devices were quarantined,
+    and what flagged them, by device."""
 
     accuracy: float
     quarantined: dict[str, str]

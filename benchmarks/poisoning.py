@@ -1,11 +1,12 @@
 """What admission is worth where a fifth of the devices poison: 20 devices, a Dirichlet(0.5) split, five seeds.
 
-``.clean`` is the accuracy of ``fedbuff`` where nobody poisons, the mean of its last versions, the reference of all others. ``.<attack>.unguarded`` is
-the same recipe under attack, ``.<attack>.<aggregator>`` one with a robust aggregator, ``.<attack>.guarded`` the recipe
-``fedbuff-guarded``; ``.<attack>.gap`` and ``.gap_worst`` are the points that it stays behind the clean run of the same
-seed, in the mean and at worst, beside the 2 that are allowed. ``.quarantined`` and ``.flagged`` count poisoners, in
-percent, ``.quarantined_honest`` and ``.flagged_honest`` the others. ``.absent`` is the clean run without the poisoners:
-what there is to gain. Digits come with scikit-learn; Fashion-MNIST is read from the folder ``SHOAL_DATA``.
+``.clean`` is the accuracy of ``fedbuff`` where nobody poisons, the reference of all others; as all accuracies it is the
+mean of a run's last versions. ``.<attack>.unguarded`` is the same recipe under attack, ``.<attack>.<aggregator>`` one
+with a robust aggregator, ``.<attack>.guarded`` the recipe ``fedbuff-guarded``; ``.<attack>.gap`` and ``.gap_worst`` are
+the points that it stays behind the clean run of the same seed, in the mean and at worst, beside the 2 that are allowed.
+``.quarantined`` and ``.flagged`` count poisoners, in percent, ``.quarantined_honest`` and ``.flagged_honest`` the
+others. ``.absent`` is the clean run without the poisoners: what there is to gain. ``.nobody`` is the guarded recipe
+where nobody poisons. Digits come with scikit-learn; Fashion-MNIST is read from the folder ``SHOAL_DATA``.
 """
 
 from __future__ import annotations

@@ -112,7 +112,7 @@ def test_agents_that_cannot_train_on_still_commit_equally_often():
 MAJORITY = {"median", "trimmed_mean"}
 
 
-UNWAITING = sorted(kind for kind, cls in AGGREGATORS.items() if not cls.synchronous and kind not in MAJORITY)
+UNWAITING = sorted(kind for kind, cls in AGGREGATORS.items() if not cls().synchronous and kind not in MAJORITY)
 
 
 @pytest.mark.parametrize("kind", UNWAITING)
