@@ -9,11 +9,11 @@ with L the loss now and L₀ that of the beginning. Fixed ADACOMM, as ADSP's aut
 policy sets the steps only; the barrier is another's: ``ssp`` with bound 0, or ``cohort``.
 
 Choices: the loss is that of the control set, or without one the mean training loss of the updates of a period, and
-of the first version's updates for L₀. τ₀ is given, or searched for among ``candidates``: ADSP's authors try eight of them
-for a period each, put the model back every time, and take the one whose loss fell most. Putting it back would throw away
-what a fleet has trained. Here candidates are tried one after the other, forth and back, so that no one is judged worse
-for coming later, and the one wins under which the loss fell by the largest share, Σ ln(L before / L after). L₀ is then
-the loss at the end of the search.
+of the first version's updates for L₀. τ₀ is given, or searched for among ``candidates``: ADSP's authors try eight of
+them for a period each, put the model back every time, and take the one whose loss fell most. Putting it back would throw
+away what a fleet has trained. Here candidates are tried one after the other, forth and back, so that no one is judged
+worse for coming later, and the one wins under which the loss fell by the largest share, Σ ln(L before / L after). L₀ is
+then the loss at the end of the search.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Frequency:
 
 
 def _candidates(_: Any, attribute: Any, value: tuple[int, ...]) -> None:
-    if value and not 2 <= len(value) <= MOST or len(set(value)) < len(value):
+    if (value and not 2 <= len(value) <= MOST) or len(set(value)) < len(value):
         raise ValueError(f"{attribute.name} are {value}, expected 2 to {MOST} different numbers of steps, or none")
     if not all(1 <= steps <= 1_000_000 for steps in value):
         raise ValueError(f"{attribute.name} are {value}, expected numbers of steps from 1 to 1000000")
@@ -81,8 +81,8 @@ def _candidates(_: Any, attribute: Any, value: tuple[int, ...]) -> None:
 
 @frozen
 class AdaComm(Shapeless):
-    """``tau`` τ₀ local steps between averages; ``adaptive``: τ follows the loss, every ``period`` seconds. τ₀ is searched
-    for among ``candidates``, if there are any: two periods for each."""
+    """``tau`` τ₀ local steps between averages; ``adaptive``: τ follows the loss, every ``period`` seconds. τ₀ is
+    searched for among ``candidates``, if there are any: two periods for each."""
 
     kind: ClassVar[str] = "adacomm"
     writes: ClassVar[frozenset[str]] = frozenset({"steps"})

@@ -146,7 +146,7 @@ def test_whoever_comes_later_is_judged_no_worse():
 
 
 def test_the_steps_that_were_found_may_stay():
-    play, _, loss = searching({5: 1.1, 10: 1.2, 40: 1.5}, adaptive=False)
+    play, *_ = searching({5: 1.1, 10: 1.2, 40: 1.5}, adaptive=False)
     assert play.steps == 40
     assert play.reports(9.0, 400.0) == []
     assert play.hears(Tick(), 460.0) == []
