@@ -10,10 +10,10 @@ policy sets the steps only; the barrier is another's: ``ssp`` with bound 0, or `
 
 Choices: the loss is that of the control set, or without one the mean training loss of the updates of a period, and
 of the first version's updates for L₀. τ₀ is given, or searched for among ``candidates``: ADSP's authors try eight of
-them for a period each, put the model back every time, and take the one whose loss fell most. Putting it back would throw
-away what a fleet has trained. Here candidates are tried one after the other, forth and back, so that no one is judged
-worse for coming later, and the one wins under which the loss fell by the largest share, Σ ln(L before / L after). L₀ is
-then the loss at the end of the search.
+them for a period each, put the model back every time, and take the one whose loss fell most. Putting it back would
+throw away what a fleet has trained. Here candidates are tried one after the other, forth and back, so that no one is
+judged worse for coming later, and the one wins under which the loss fell by the largest share, Σ ln(L before / after).
+L₀ is then the loss at the end of the search.
 """
 
 from __future__ import annotations
