@@ -94,12 +94,12 @@ def test_a_device_that_points_away_once_is_not_turned_away():
 
 
 def test_a_device_that_points_away_a_little_all_the_time_is_turned_away():
-    """Its cosine is −.3, the limit for a single one −.49; the mean of four counts, and limits at −.25."""
+    """Its cosine is about −.36, the limit for a single one −.49; the mean of four counts, and limits at −.25."""
     gate = Outlier()
     state, refusals = taught(gate, rounds=4), []
     for _ in range(6):
-        state, verdict = judge(gate, state, [-0.3, 0.675, 0.675, 0], "bad")
-        assert -0.4 < verdict.scores["cosine"] < -0.26
+        state, verdict = judge(gate, state, [-0.36, 0.66, 0.66, 0], "bad")
+        assert -0.48 < verdict.scores["cosine"] < -0.25
         refusals.append(verdict.refusal)
         for number, values in enumerate(HONEST):
             state, other = judge(gate, state, values, f"h{number}")
