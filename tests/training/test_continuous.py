@@ -192,7 +192,7 @@ def test_the_base_follows_merges_and_commits():
     assert np.array_equal(one.core.weights["hidden.bias"], begin + np.float32(2.625))
     one.handle(commit(first, 2, 1.0, version=1, last=True), NOW)
     assert np.array_equal(one.core.weights["hidden.bias"], begin + np.float32((2.625 + 5.25) / 2))
-    assert one.core.bases == {}
+    assert one.core.kept == {}
 
 
 # -- amendments --------------------------------------------------------------------------------------------------
