@@ -35,7 +35,8 @@ SEEDS = range(10, 15)
 """The gates' limits were chosen on seeds 0 to 4."""
 DEVICES = 20
 SHARE = 0.2
-UPDATES = 400
+UPDATES = 1000
+"""Of the whole fleet. With 400 training is not over, and one run is as far from the next as a poisoner may do harm."""
 BAR = 2.0
 """Points of accuracy that poisoners may cost."""
 GOAL = 10
