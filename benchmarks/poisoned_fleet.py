@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 import heapq
 import math
+import statistics
+from collections import deque
 from collections.abc import Callable
 from functools import cache
 
@@ -65,6 +67,8 @@ ATTACKS: dict[str, Attack] = {
     "quiet_noise": _whisper,
 }
 """What poisoning devices make of the difference they trained."""
+LAST = 20
+"""While training goes on over unlike data, one version is some points better or worse than the next."""
 LABEL_FLIP, ABSENT = "label_flip", "absent"
 """They train on reversed labels; they are not there at all."""
 
@@ -98,7 +102,8 @@ def scene(spec: ModelSpec, samples: Samples, devices: int, share: float, seed: i
 
 @frozen(eq=False)
 class Outcome:
-    """A run's end: accuracy on the test set; why devices were quarantined, and what flagged them, by device."""
+    """A run's end: accuracy on the test set, the mean of the last :data:`LAST` versions; why devices were quarantined,
+    and what flagged them, by device."""
 
     accuracy: float
     quarantined: dict[str, str]
@@ -117,6 +122,7 @@ class Run:
     _quarantined: dict[str, str] = field(factory=dict)
     _flagged: dict[str, str] = field(factory=dict)
     _refused: int = 0
+    _newest: deque[Weights] = field(factory=lambda: deque(maxlen=LAST))
 
     def play(self, updates: int) -> Outcome:
         """Until the fleet has delivered so many updates, or nobody is left."""
@@ -132,6 +138,8 @@ class Run:
             if update is not None:
                 self._note(engine.handle(update, now))
                 updates -= 1
+            if not self._newest or self._newest[-1] is not engine.core.weights:
+                self._newest.append(engine.core.weights)
             if name in self._quarantined:
                 continue
             answer = engine.handle(self._check_in(name), now)[-1]
@@ -140,7 +148,7 @@ class Run:
             elif isinstance(answer, Offered):
                 update = self._trained(engine, answer, rng)
                 heapq.heappush(due, (now + self._seconds(answer.plan, name, rng), name, update))
-        return Outcome(self._accuracy(engine.core.weights), self._quarantined, self._flagged, self._refused)
+        return Outcome(self._accuracy(), self._quarantined, self._flagged, self._refused)
 
     def _note(self, effects: list[Effect]) -> None:
         for effect in effects:
@@ -160,8 +168,9 @@ class Run:
         setting = Setting("poisoned", self.recipe, axes, cost, self.scene.seed, None)
         return Engine(setting, {name: value.copy() for name, value in self.scene.weights.items()})
 
-    def _accuracy(self, weights: Weights) -> float:
-        return self.scene.evaluation.measure(weights)[0] if finite(weights) else 0.0
+    def _accuracy(self) -> float:
+        measure = self.scene.evaluation.measure
+        return statistics.mean(measure(weights)[0] if finite(weights) else 0.0 for weights in self._newest)
 
     def _number(self, name: str) -> int:
         return int(name.rpartition("-")[2])

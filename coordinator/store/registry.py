@@ -23,6 +23,9 @@ OFFLINE_AFTER: Final = 12
 STATUSES: Final = ("pending", "new", "idle", "training", "late", "offline", "paused", "quarantined", "revoked")
 """In the order of a device's life."""
 
+PRESENT: Final = ("idle", "training")
+"""Of a device that is heard and may train."""
+
 TAG: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,39}")
 
 _VALUES: Final = frozenset({"agent", "runtime", "samples", "labels", "assignment_id", "telemetry", "capability"})

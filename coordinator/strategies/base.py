@@ -139,8 +139,10 @@ class Aggregator(Member, Protocol):
 
     kind: ClassVar[str]
     needs_base: ClassVar[bool]
-    synchronous: ClassVar[bool]
     max_staleness: int
+
+    @property
+    def synchronous(self) -> bool: ...
 
     def absorb(self, state: Any, model: Model, contribution: Contribution, ctx: Context) -> tuple[Any, Step | None]: ...
 

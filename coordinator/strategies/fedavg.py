@@ -39,15 +39,13 @@ from .base import (
     Model,
     Propose,
     Refused,
-    Reported,
     Retry,
     Shapeless,
     Step,
-    Tick,
     Waiting,
-    WakeAt,
     option,
 )
+from .time_limit import watched
 
 
 @frozen
@@ -82,15 +80,10 @@ class FedAvg:
         return Round(zeros_like(model.weights), zeros_like(model.weights), zeros_like(model.weights))
 
     def on(self, state: Round, event: MemberEvent, ctx: Context) -> tuple[Round, list[MemberEffect]]:
-        if not self.timeout:
-            return state, []
-        if isinstance(event, Reported) and state.began is None:
-            return state, [WakeAt(ctx.now + self.timeout)]  # the round begins when this update is absorbed
-        if isinstance(event, Tick) and state.began is not None:
-            if ctx.now >= state.began + self.timeout:
-                return _empty(state.total), [Propose(_mean(state))]
-            return state, [WakeAt(state.began + self.timeout)]
-        return state, []
+        over, wishes = watched(self.timeout, state.began, event, ctx)
+        if over:
+            return _empty(state.total), [Propose(_mean(state))]
+        return state, [*wishes]
 
     def reshape(self, state: Round, kept: Region) -> Round:
         total, weight, count = (kept.cut(part) for part in (state.total, state.weight, state.count))

@@ -58,6 +58,10 @@ class Sent:
     base: int
     merge: float
 
+    def is_(self, merge: Merge) -> bool:
+        """Another policy may have had the same version merged, e.g. with a commit."""
+        return merge.version == self.version and merge.merge == self.merge
+
 
 @frozen
 class Asker:
@@ -189,10 +193,10 @@ class FreshModel(Shapeless):
     def _merged(self, state: Askers, event: Reported) -> Askers:
         asker = self._asker(state, event.device.id)
         sent = asker.sent
-        losses = [_losses(merge) for merge in event.merges if sent is not None and merge.version == sent.version]
-        if sent is None or not losses or losses[0] is None:
+        losses = next((_losses(merge) for merge in event.merges if sent is not None and sent.is_(merge)), None)
+        if sent is None or losses is None:
             return state
-        before, after = losses[0]
+        before, after = losses
         asker = evolve(asker, sent=None)
         if self.control:
             by_gamma, by_upsilon = self.gradients(asker, sent, _within((after - before) / sent.merge, (-SLOPE, SLOPE)))

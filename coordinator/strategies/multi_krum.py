@@ -30,7 +30,6 @@ class MultiKrum(Buffered):
 
     kind: ClassVar[str] = "multi_krum"
     needs_base: ClassVar[bool] = False
-    synchronous: ClassVar[bool] = False
     byzantine: float = option(0.2, 0, 0.5)
 
     def combined(self, state: Held) -> Step:

@@ -26,7 +26,6 @@ class CoordinateMedian(Buffered):
 
     kind: ClassVar[str] = "median"
     needs_base: ClassVar[bool] = False
-    synchronous: ClassVar[bool] = False
 
     def combined(self, state: Held) -> Step:
         return self.step(*_middle(state, 0.5), state.contributors)
@@ -38,7 +37,6 @@ class TrimmedMean(Buffered):
 
     kind: ClassVar[str] = "trimmed_mean"
     needs_base: ClassVar[bool] = False
-    synchronous: ClassVar[bool] = False
     trim: float = option(0.2, 0, 0.5)
 
     def combined(self, state: Held) -> Step:

@@ -158,6 +158,7 @@ class Conversation:
             self._idle.pop(device, None)
             self.runs.check_in(turn, run, CheckedIn(view, check_in))
             return
+        self.runs.attendance.went(device)
         turn.seen(device, assignment_id=None)
         turn.send(device, "retry", Retry(check_in=check_in.id, seconds=self._pace(turn, device), reason=reason))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 from attrs import evolve
@@ -30,13 +30,12 @@ def amend(core: Core, wish: events.Amend) -> Iterator[Effect]:
             yield Amended(number, wish.device, work.amends, plan)
 
 
-def send_fresh(core: Core, wish: events.SendFresh, *, keep_base: bool) -> Iterator[Effect]:
-    """Send the newest model to a device that trains on an older one."""
+def send_fresh(core: Core, wish: events.SendFresh, keep: Callable[[Plan], None]) -> Iterator[Effect]:
+    """Send the newest model to a device that trains on an older one; ``keep`` remembers what was sent."""
     for number, work in core.works(wish.device):
         if "refresh" in work.features and work.newest_sent < core.version:
-            core.open[number] = work.refreshed(core.version, Sent(wish.merge, wish.keep))
-            if keep_base:
-                core.bases[core.version] = core.weights
+            core.put(number, work.refreshed(core.version, Sent(wish.merge, wish.keep)))
+            keep(work.plan)
             yield Refreshed(number, wish.device, core.version, work.plan, wish.merge, wish.keep)
 
 

@@ -15,7 +15,7 @@ from coordinator.strategies import events
 from coordinator.strategies.base import Context, Contribution, Cost, Explanation, Model, Retry, Step
 from coordinator.training import effects
 from coordinator.training.admission import Refusal, difference_of
-from coordinator.training.core import Core
+from coordinator.training.core import Core, base_of
 from coordinator.training.inputs import (
     Answered,
     Asked,
@@ -112,7 +112,7 @@ class Engine:
             yield from self._stop(("stopped", reason))
         wishes, self._fresh = self._fresh, {}
         for wish in wishes.values():
-            yield from effects.send_fresh(self.core, wish, keep_base=self.setting.recipe.aggregator.needs_base)
+            yield from effects.send_fresh(self.core, wish, self._keep)
 
     @property
     def deadline(self) -> float | None:
@@ -172,8 +172,7 @@ class Engine:
         expires_at = now + self.setting.recipe.plan.lease
         work = Work(device, self.core.version, plan, expires_at, check_in.features, plan.steps)
         self.core.begin(number, work)
-        if self.setting.recipe.aggregator.needs_base:
-            self.core.bases[work.version] = self.core.weights
+        self._keep(plan)
         return offer_of(number, work, check_in.id, explanation, again=False)
 
     def _drop_forgotten(self, device: str, known: set[str | None], now: float) -> Iterator[Effect]:
@@ -201,7 +200,7 @@ class Engine:
             return
         if given.device in self.setting.without:
             difference = zeros_like(difference)
-        base = self._base(work, update, region)
+        base = self._base(work, update)
         contribution = contribution_of(work, update, region, difference, base, self.core.version)
         scores, verdict = self._members.judge(contribution, self._model(), self._context(now))
         if verdict is not None:
@@ -224,7 +223,6 @@ class Engine:
         else:
             yield settled
             yield from self._absorb(evolve(contribution, staleness=staleness), now)
-        self.core.forget_bases()
         if update.holdout is not None and not self.setting.measured:
             devices = len({work.device.id for work in self.core.open.values()} | self.core.standing.local.keys())
             yield from self._stop(self.core.standing.locally(self.setting.recipe.stop, self.setting.target, devices))
@@ -236,7 +234,7 @@ class Engine:
             self.core.end(update.assignment)
         else:
             lease = now + self.setting.recipe.plan.lease
-            self.core.open[update.assignment] = work.continued(update, base, lease)
+            self.core.put(update.assignment, work.continued(update, base, lease))
         return ends
 
     def _quarantine(self, device: str, reason: str) -> Iterator[Effect]:
@@ -257,7 +255,6 @@ class Engine:
         staleness = self.core.version - work.version
         yield Settled(work.device.id, update, "refused", reason, staleness, None, scores=scores or {})
         yield from self._tell(events.Refused(work.device, work.version), now)
-        self.core.forget_bases()
 
     def _absorb(self, contribution: Contribution, now: float) -> Iterator[Effect]:
         step = self._members.absorb(contribution, self._model(), self._context(now))
@@ -278,17 +275,23 @@ class Engine:
         self.core.version += 1
         yield Versioned(self.core.version, digest(moved), norm(step.difference), step.contributors)
 
-    def _base(self, work: Work, update: Update, region: Region) -> Weights | None:
+    def _base(self, work: Work, update: Update) -> Weights | None:
         if not self.setting.recipe.aggregator.needs_base:
             return None
-        return effective_base(work, update.lineage.merges, region, self.core.bases.__getitem__)
+        return effective_base(work, update.lineage.merges, lambda version: self.core.kept[base_of(version, work.plan)])
+
+    def _keep(self, plan: Plan) -> None:
+        if self.setting.recipe.aggregator.needs_base:
+            self.core.keep(plan, self.region(plan))
 
     # -- time, people, results -----------------------------------------------------------------------------------
 
     def _asked(self, given: Asked, now: float) -> Iterator[Effect]:
         work, ask = self.core.open.get(given.ask.assignment), given.ask
         if work is not None and work.device.id == given.device:
-            yield from self._tell(events.FreshAsked(work.device, work.plan, ask.step, work.version), now)
+            # A device's word of what it builds on counts where that was sent to it.
+            version = ask.version if ask.version in work.sent else work.version
+            yield from self._tell(events.FreshAsked(work.device, work.plan, ask.step, version), now)
 
     def _expire(self, now: float) -> Iterator[Effect]:
         for number, work in list(self.core.open.items()):

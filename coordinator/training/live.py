@@ -37,8 +37,10 @@ from protocol.weights import Weights
 
 log = logging.getLogger(__name__)
 
-SNAPSHOT_INPUTS = 200
-"""A snapshot is taken after this many inputs: recovery replays no more than these."""
+SNAPSHOT_INPUTS, MOST_INPUTS = 200, 5000
+"""A snapshot is taken after so many inputs, a large one after more of them; recovery replays no more than these."""
+SNAPSHOT_BYTES = 64 * 1024
+"""Of a snapshot, at most, for every input: the state of thousands of devices is not written for a few that spoke."""
 
 
 class LiveRun:
@@ -64,6 +66,7 @@ class LiveRun:
         self._unused: set[str] = set()
         self._weights_of: defaultdict[str, list[str]] = defaultdict(list)
         self._since_snapshot = 0
+        self._snapshot_size = 0
         self._thinning = thinning
         self._marked = 0
 
@@ -201,7 +204,7 @@ class LiveRun:
                 if isinstance(error, ShoalError):
                     self._blobs.remove(sha256)  # damaged: the same bytes may be stored anew
             else:
-                self._marked = self.engine.core.version
+                self._marked, self._snapshot_size = self.engine.core.version, self._blobs.size(sha256)
                 return int(seq)
         return 0
 
@@ -209,7 +212,8 @@ class LiveRun:
         """One input more; True when it is time for a snapshot, also because the version is one to be kept."""
         self._since_snapshot += 1
         marked = self._thinning.marks(self._marked, self.engine.core.version)
-        return marked or self._since_snapshot >= SNAPSHOT_INPUTS
+        enough = max(SNAPSHOT_INPUTS, min(self._snapshot_size // SNAPSHOT_BYTES, MOST_INPUTS))
+        return marked or self._since_snapshot >= enough
 
     @property
     def unsaved(self) -> bool:
@@ -218,7 +222,8 @@ class LiveRun:
 
     def snapshot(self, session: Session, seq: int, now: float) -> None:
         """Keep the engine's state after input ``seq``; of the older ones those that are not kept go."""
-        sha256 = self._blobs.put(self.engine.snapshot(), durable=True)
+        state = self.engine.snapshot()
+        sha256 = self._blobs.put(state, durable=True)
         values = {"run_id": self.id, "seq": seq, "version": self.engine.core.version, "sha256": sha256, "at": now}
         session.merge(models.Snapshot(**values))  # one of the same input may be there, unreadable
         session.flush()
@@ -235,7 +240,7 @@ class LiveRun:
             # Runs that began alike have equal snapshots for a while.
             if session.scalar(select(models.Snapshot.seq).where(models.Snapshot.sha256 == old.sha256).limit(1)) is None:
                 self._blobs.remove(old.sha256)
-        self._since_snapshot, self._marked = 0, self.engine.core.version
+        self._since_snapshot, self._marked, self._snapshot_size = 0, self.engine.core.version, len(state)
 
 
 def begun(row: models.Run, spec: ModelSpec, blobs: Blobs, without: frozenset[str] = frozenset()) -> Engine:

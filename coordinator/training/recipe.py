@@ -13,6 +13,7 @@ from attrs import asdict, field, fields, frozen
 from coordinator.errors import ShoalError
 from coordinator.strategies import AGGREGATORS, GATES, POLICIES, TRANSFORMS, Cohort, FedAvg
 from coordinator.strategies.base import Aggregator, Gate, Member, Policy, Transform
+from coordinator.strategies.held import Buffered
 from coordinator.training.stopping import Stop
 from protocol.errors import ProtocolError
 from protocol.messages import Plan
@@ -140,10 +141,11 @@ def _check_rounds(recipe: Recipe) -> None:
         sentence = f"{aggregator.kind} closes rounds: it needs a policy that holds them, cohort or ssp with bound = 0"
         raise ShoalError("bad-recipe", sentence)
     if rounds is not None and not aggregator.synchronous:
-        sentence = f"{rounds.kind} lets devices wait for a round to end, but {aggregator.kind} closes none: use fedavg"
+        use = "use fedavg, or a robust rule with max_staleness = 0"
+        sentence = f"{rounds.kind} lets devices wait for a round to end, but {aggregator.kind} closes none: {use}"
         raise ShoalError("bad-recipe", sentence)
-    if isinstance(rounds, Cohort) and isinstance(aggregator, FedAvg) and rounds.room < aggregator.goal:
-        sentence = f"cohort lets {rounds.room} devices into a round, fedavg waits for {aggregator.goal}"
+    if isinstance(rounds, Cohort) and isinstance(aggregator, FedAvg | Buffered) and rounds.room < aggregator.goal:
+        sentence = f"cohort lets {rounds.room} devices into a round, {aggregator.kind} waits for {aggregator.goal}"
         raise ShoalError("bad-recipe", sentence)
     _check_going_on(recipe)
 

@@ -21,6 +21,7 @@ from coordinator.store.ledger import Ledger
 from coordinator.store.segments import Segments
 from coordinator.store.snapshots import Thinning
 from coordinator.training import computations, initial, journal, recipe
+from coordinator.training.attendance import Attendance
 from coordinator.training.consequences import Consequences
 from coordinator.training.evaluation import Evaluation, read_dataset
 from coordinator.training.inputs import (
@@ -83,15 +84,20 @@ class Runs:
     thinning: Thinning = field(factory=Thinning)
     trace: Trace | None = None
     live: dict[str, LiveRun] = field(factory=dict)
+    attendance: Attendance = field(init=False)
     seq: int = 0
     pace: float = 2.0
     """Seconds after which a device without work is to come back."""
+
+    def __attrs_post_init__(self) -> None:
+        self.attendance = Attendance(self.heartbeat)
 
     # -- inputs --------------------------------------------------------------------------------------------------
 
     def check_in(self, turn: Turn, run: LiveRun, given: CheckedIn) -> None:
         """A device offers itself. Work that it holds, but whose weights are gone, is taken as not held: it is
         cancelled, and the device gets other work."""
+        self.attendance.came(given.device.id, run.id)
         held = given.check_in.held
         if held is None or not run.lacks(held):
             self.handle(turn, run, given)

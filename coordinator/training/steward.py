@@ -319,6 +319,7 @@ class Steward(threading.Thread):
         for run in list(self._runs.live):
             self._tend(turn, f"the leases of {run}", partial(self._runs.tick, turn, run))
         self._tend(turn, "silent devices", lambda: registry.watch(turn.session, turn.now, self._heartbeat))
+        self._tend(turn, "attendance", lambda: self._runs.attendance.look(turn, self._runs.live.values()))
         self._tend(turn, "commands", lambda: self._errands.tick(turn))
         self._tend(turn, "rollouts", lambda: self._rollouts.tick(turn))
         self._tend(turn, "retention", lambda: turn.after.extend(self._retain(turn.session, turn.now)))

@@ -71,11 +71,11 @@ class Work:
         return {*self.sent} if self.base is not None else {self.version, *self.sent}
 
 
-def effective_base(work: Work, merges: tuple[Merge, ...], region: Region, weights: Callable[[int], Weights]) -> Weights:
-    """What a difference is relative to, over ``region``; ``weights`` gives the full-size weights of a version."""
-    base = region.cut(weights(work.version)) if work.base is None else work.base
+def effective_base(work: Work, merges: tuple[Merge, ...], weights: Callable[[int], Weights]) -> Weights:
+    """What a difference is relative to; ``weights`` gives those of a version over the part that the plan trains."""
+    base = weights(work.version) if work.base is None else work.base
     for merge in merges:
-        fresh, share = region.cut(weights(merge.version)), np.float32(merge.merge)
+        fresh, share = weights(merge.version), np.float32(merge.merge)
         base = {name: (1 - share) * value + share * fresh[name] for name, value in base.items()}
     return base
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from attrs import evolve
 
@@ -51,7 +53,7 @@ class Play:
     ],
 )
 def test_the_steps_follow_the_root_of_the_loss_and_halve_where_they_would_not_fall(tau, loss, then):
-    assert AdaComm(tau=40).next(tau, loss, 2.3) == then
+    assert AdaComm.next(tau, loss, 2.3, 40) == then
 
 
 def test_fixed_steps_stay_whatever_happens():
@@ -98,3 +100,80 @@ def test_a_fleet_that_fell_silent_is_not_waited_for():
     assert play.hears(Tick(), 130.0) == []
     assert play.hears(Tick(), 190.0) == []
     assert play.reports(2.0, 500.0) == [WakeAt(560.0)]
+
+
+# -- the search for the first number of steps -------------------------------------------------------------------------
+
+
+def searching(falls, **options):
+    """Plays a search in which a period with τ steps divides the loss by ``falls[τ]``; the τ of each period."""
+    play = Play(control=True, candidates=(5, 10, 40), **options)
+    loss, now, taken = 64.0, 10.0, []
+    play.reports(9.0, now)
+    play.hears(Evaluated(0, 0.1, loss), now)
+    for _ in range(6):
+        taken.append(play.steps)
+        loss, now = loss / falls[taken[-1]], now + 60
+        play.reports(9.0, now - 1)
+        play.hears(Tick(), now)
+        play.hears(Evaluated(0, 0.1, loss), now)
+    return play, taken, loss
+
+
+def test_candidates_are_tried_forth_and_back_and_the_one_whose_loss_fell_most_is_taken():
+    play, taken, loss = searching({5: 1.1, 10: 2.0, 40: 1.5})
+    assert taken == [5, 10, 40, 40, 10, 5]
+    assert (play.steps, play.state.start, play.state.first) == (10, 10, loss)
+    assert play.state.gains["10"] == pytest.approx(2 * math.log(2))
+    play.reports(9.0, 371.0)
+    play.hears(Tick(), 430.0)
+    play.hears(Evaluated(0, 0.1, loss / 4), 430.0)
+    assert play.steps == 5  # √¼ · 10
+
+
+def test_whoever_comes_later_is_judged_no_worse():
+    """The loss falls ever more slowly, by whatever steps: each candidate earns the same, and the first is taken."""
+    play, earned = Play(control=True, candidates=(5, 10, 40)), [6, 5, 4, 3, 2, 1]
+    loss, now = 1e9, 10.0
+    play.reports(9.0, now)
+    play.hears(Evaluated(0, 0.1, loss), now)
+    for logs in earned:
+        loss, now = loss * math.exp(-logs), now + 60
+        play.reports(9.0, now - 1)
+        play.hears(Tick(), now)
+        play.hears(Evaluated(0, 0.1, loss), now)
+    assert play.state.gains == {steps: pytest.approx(7) for steps in ("5", "10", "40")}
+
+
+def test_the_steps_that_were_found_may_stay():
+    play, *_ = searching({5: 1.1, 10: 1.2, 40: 1.5}, adaptive=False)
+    assert play.steps == 40
+    assert play.reports(9.0, 400.0) == []
+    assert play.hears(Tick(), 460.0) == []
+    assert play.steps == 40
+
+
+def test_the_search_works_without_a_control_set_and_says_where_it_is():
+    play = Play(candidates=(5, 10))
+    assert play.policy.shape(play.state, PLAN, device(), MODEL, context())[2]["trial"] == "1 of 4"
+    for number, loss in enumerate((8.0, 2.0, 1.0, 0.9)):
+        play.reports(loss, 60.0 * number + 1, version=number)
+        play.hears(Tick(), 60.0 * number + 61)
+    # the first period begins and ends with the same updates
+    assert play.state.gains == {"5": pytest.approx(math.log(1 / 0.9)), "10": pytest.approx(math.log(8))}
+    assert play.steps == 10
+    assert "trial" not in play.policy.shape(play.state, PLAN, device(), MODEL, context())[2]
+
+
+def test_a_search_waits_for_a_fleet_that_fell_silent():
+    play = Play(candidates=(5, 10))
+    play.reports(8.0, 1.0)
+    play.hears(Tick(), 61.0)
+    assert play.hears(Tick(), 121.0) == []
+    assert (play.state.tried, play.steps) == (1, 10)
+
+
+@pytest.mark.parametrize("candidates", [(5,), (5, 5), (0, 5), tuple(range(1, 18))])
+def test_candidates_that_make_no_sense_are_refused(candidates):
+    with pytest.raises(ValueError, match="candidates are"):
+        AdaComm(candidates=candidates)

@@ -145,7 +145,7 @@ def test_the_largest_and_smallest_admitted_updates_stay_finite(aggregator, size,
     assert all(0 <= c.weight <= 1 for c in step.contributors)
 
 
-@pytest.mark.parametrize("kind", sorted({k for k, cls in AGGREGATORS.items() if not cls.synchronous} - UNDAMPED))
+@pytest.mark.parametrize("kind", sorted({k for k, cls in AGGREGATORS.items() if not cls().synchronous} - UNDAMPED))
 def test_weight_falls_with_staleness(kind):
     """Where there is any: within a round nothing is stale."""
     aggregator, now = AGGREGATORS[kind](), model(0, 0, 0, 0)

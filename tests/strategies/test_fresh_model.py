@@ -116,6 +116,14 @@ def test_only_the_merge_that_was_sent_teaches():
     assert policy.on(once, again, context())[0] is once
 
 
+def test_a_merge_of_the_same_version_that_another_policy_wanted_teaches_nothing():
+    policy = FreshModel()
+    state, _, _ = shaped(policy, policy.init(MODEL))
+    state, _ = asked(policy, state, version=4)
+    pulled = Merge(step=1, version=4, merge=1.0, keep=1.0, loss_before=1.0, loss_after=0.0)
+    assert policy.on(state, evolve(report(), merges=(pulled,)), context())[0] is state
+
+
 def test_absurd_losses_move_no_further_than_the_bounds():
     policy = FreshModel(rate_gamma=1000, rate_upsilon=1000)
     for before, after, gamma, upsilon in ((1e30, -1e30, 100.0, 0.0), (-1e30, 1e30, 0.01, 1.0)):

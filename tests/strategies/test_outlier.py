@@ -93,6 +93,32 @@ def test_a_device_that_points_away_once_is_not_turned_away():
     assert verdict.refusal == ""
 
 
+def test_a_device_that_points_away_a_little_all_the_time_is_turned_away():
+    """Its cosine is about −.36, the limit for a single one −.49; the mean of four counts, and limits at −.25."""
+    gate = Outlier()
+    state, refusals = taught(gate, rounds=4), []
+    for _ in range(6):
+        state, verdict = judge(gate, state, [-0.36, 0.66, 0.66, 0], "bad")
+        assert -0.48 < verdict.scores["cosine"] < -0.25
+        refusals.append(verdict.refusal)
+        for number, values in enumerate(HONEST):
+            state, other = judge(gate, state, values, f"h{number}")
+            assert other.refusal == ""
+    assert refusals[:3] == [""] * 3
+    sentence = "its differences keep pointing away from the fleet's: the mean of its last 4 cosines is -0."
+    assert refusals[3].startswith(sentence)
+    assert refusals[5].endswith("(strike 3 of 3)")
+    assert verdict.quarantine
+
+
+def test_a_device_of_its_own_that_does_not_go_against_the_fleet_is_let_in():
+    gate = Outlier()
+    state = taught(gate, rounds=4)
+    for _ in range(8):
+        state, verdict = judge(gate, state, [-0.1, 0.7, 0.7, 0], "other")
+        assert verdict.refusal == ""
+
+
 def test_where_the_fleet_does_not_agree_nobody_is_judged_by_direction():
     gate = Outlier(agreement=0.99)
     assert judge(gate, taught(gate), [-1, 0, 0, 0], "other")[1].refusal == ""

@@ -149,6 +149,16 @@ def test_a_device_that_asks_is_sent_the_newest_model_once():
     assert one.handle(asked, NOW) == []
 
 
+def test_a_device_that_has_merged_what_was_sent_builds_on_that():
+    one, heard = wishing((events.Reported, []), (events.FreshAsked, [events.SendFresh("pi", 0.25, 0.0)]))
+    first = able(one)
+    other_device_moves(one)
+    one.handle(Asked("pi", Ask(assignment=first.assignment, commit=1, step=3, version=0)), NOW)
+    for said, known in ((1, 1), (7, 0)):  # version 7 was never sent
+        one.handle(Asked("pi", Ask(assignment=first.assignment, commit=1, step=4, version=said)), NOW)
+        assert heard[-1].version == known
+
+
 def test_only_fresh_models_that_were_sent_may_have_been_merged():
     one, _ = wishing((events.FreshAsked, [events.SendFresh("pi", 0.25, 0.0)]))
     first = able(one)
@@ -182,7 +192,7 @@ def test_the_base_follows_merges_and_commits():
     assert np.array_equal(one.core.weights["hidden.bias"], begin + np.float32(2.625))
     one.handle(commit(first, 2, 1.0, version=1, last=True), NOW)
     assert np.array_equal(one.core.weights["hidden.bias"], begin + np.float32((2.625 + 5.25) / 2))
-    assert one.core.bases == {}
+    assert one.core.kept == {}
 
 
 # -- amendments --------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from attrs import evolve
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from coordinator.training.core import base_of
 from coordinator.training.engine import Engine
 from coordinator.training.inputs import (
     Asked,
@@ -176,5 +177,6 @@ def test_effects_of_all_inputs_are_sound(recipe, acts):
                 ended.add(effect.update.assignment)
     assert not ended & one.core.open.keys()
     assert one.core.version == version
-    assert set(one.core.bases) <= {version for work in one.core.open.values() for version in work.versions}
+    named = {base_of(version, work.plan) for work in one.core.open.values() for version in work.versions}
+    assert set(one.core.kept) <= set(one.core.users) == named
     assert all(np.isfinite(value).all() for value in one.core.weights.values())

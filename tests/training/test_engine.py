@@ -318,17 +318,33 @@ class Explosion(Stateless):
 # -- bases -------------------------------------------------------------------------------------------------------
 
 
+def versions_kept(one) -> list[int]:
+    return [int(name.partition("/")[0]) for name in one.core.kept]
+
+
+def test_the_base_of_many_devices_is_kept_once_for_each_width_and_no_larger_than_it():
+    one = engine(MIXED)
+    for number in range(9):
+        offer(one, f"pi-{number}", group=("a", "b", "c")[number % 3])
+    assert [[value.shape[-1] for value in kept.values()] for kept in one.core.kept.values()] == [
+        [2, 2, 2],
+        [4, 4, 2],
+        [8, 8, 2],
+    ]
+    assert list(one.core.kept.values())[2] is one.core.weights
+
+
 def test_bases_are_kept_as_long_as_somebody_trains_from_them():
     one = engine(FEDASMU)
     a, b = offer(one, "a"), offer(one, "b")
-    assert list(one.core.bases) == [0]
+    assert versions_kept(one) == [0]
     handle(one, trained(a))
     c = offer(one, "c")
-    assert list(one.core.bases) == [0, 1]
+    assert versions_kept(one) == [0, 1]
     handle(one, trained(b))
-    assert list(one.core.bases) == [1]
+    assert versions_kept(one) == [1]
     handle(one, trained(c, steps=99))  # refused
-    assert one.core.bases == {}
+    assert one.core.kept == {}
 
 
 @pytest.mark.parametrize("end", [Ticked(), Departed("pi"), Operated("stop", "ada")])
@@ -336,21 +352,21 @@ def test_bases_go_with_the_assignments_that_end_otherwise(end):
     one = engine(FEDASMU)
     offer(one)
     handle(one, end, NOW + 61)
-    assert one.core.bases == {}
+    assert one.core.kept == {}
     offer_of_next = handle(one, check_in(number=1), NOW + 61)
-    assert all(not isinstance(e, Offered) or e.version in one.core.bases for e in offer_of_next)
+    assert all(not isinstance(e, Offered) or e.version in versions_kept(one) for e in offer_of_next)
 
 
 def test_the_base_of_a_rejected_update_is_forgotten():
     one = engine(FEDASMU)
     handle(one, Rejected("pi", trained(offer(one)).update, "too large"))
-    assert one.core.bases == {}
+    assert one.core.kept == {}
 
 
 def test_an_aggregator_that_needs_no_bases_gets_none():
     one = engine()
     offer(one)
-    assert one.core.bases == {}
+    assert one.core.kept == {}
 
 
 def test_fedasmu_mixes_with_the_base_of_the_assignment():

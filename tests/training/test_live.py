@@ -247,6 +247,23 @@ def test_a_snapshot_and_the_inputs_after_it_make_what_all_inputs_make(house, tmp
     other.close()
 
 
+def test_a_large_state_is_written_less_often_also_after_a_restart(house, monkeypatch):
+    """A snapshot of this run has some 9,000 bytes: at 1,000 for each input the next one is due after nine or more."""
+    monkeypatch.setattr(live, "SNAPSHOT_INPUTS", 4)
+    monkeypatch.setattr(live, "SNAPSHOT_BYTES", 1000)
+    run = eventful(house, FEDASMU, 6)
+    house.reopened()
+    taken = [row.seq for row in house.rows(models.Snapshot)][-1]
+    due = house.blobs.size(house.rows(models.Snapshot)[-1].sha256) // 1000
+    assert due > 4
+    (device,) = house.enrol("another")
+    for _ in range(due // 2 + 1):
+        device.work()
+    newer = [row.seq for row in house.rows(models.Snapshot) if row.seq > taken]
+    assert newer == [taken + due]
+    assert house.engines()[run].core.version
+
+
 @pytest.mark.parametrize("damage", [b"", b"of another version"], ids=["gone", "unreadable"])
 def test_without_a_snapshot_that_can_be_read_the_inputs_are_enough(house, tmp_path, monkeypatch, damage):
     monkeypatch.setattr(live, "SNAPSHOT_INPUTS", 7)

@@ -59,9 +59,10 @@ LIMIT = 0.02
 """The loss begins near 16 and cannot fall below the noise, 0.01."""
 
 UNFIT = {
-    (aggregator, "cohort"): f"cohort lets devices wait for a round to end, but {aggregator} closes none: use fedavg"
+    (aggregator, "cohort"): f"cohort lets devices wait for a round to end, but {aggregator} closes none: use fedavg, "
+    "or a robust rule with max_staleness = 0"
     for aggregator, cls in AGGREGATORS.items()
-    if not cls.synchronous
+    if not cls().synchronous
 } | {("fedavg", "adsp"): "adsp lets devices train on without waiting, but cohort lets them wait: keep one of them"}
 
 
@@ -69,9 +70,9 @@ def tuned(cls, **options):
     return cls(**TUNED.get(cls.kind, {}) | options)
 
 
-def recipe_of(aggregator, policy, transforms=()) -> Recipe:
+def recipe_of(aggregator, policy, transforms=(), **options) -> Recipe:
     """The recipe of a pair: a synchronous aggregator gets the barrier that it needs, if the policy is none."""
-    decides, shapes = AGGREGATORS[aggregator], tuned(POLICIES[policy])
+    decides, shapes = tuned(AGGREGATORS[aggregator], **options), tuned(POLICIES[policy])
     policies = (shapes,)
     if decides.synchronous:
         policies = (tuned(POLICIES["ssp"], bound=0),) if policy == "ssp" else policies
@@ -79,7 +80,7 @@ def recipe_of(aggregator, policy, transforms=()) -> Recipe:
     return Recipe(
         name="toy",
         plan=BasePlan(batch=16, steps=5, learning_rate=0.1, coding="int8"),
-        aggregator=tuned(decides),
+        aggregator=decides,
         policies=policies,
         transforms=tuple(tuned(TRANSFORMS[kind]) for kind in transforms),
     )
@@ -235,6 +236,33 @@ def test_every_pipeline_converges(aggregator, policy):
     # Of an asynchronous rule every update is used, of a round those that are in time.
     assert (set(outcomes), len(outcomes)) == ({"stored", "stale"} if recipe.aggregator.synchronous else {"stored"}, 300)
     assert all(np.isfinite(e.step_norm) for e in effects if isinstance(e, Versioned))
+
+
+@pytest.mark.parametrize(
+    ("aggregator", "policy"),
+    [("median", "cohort"), ("trimmed_mean", "heterofl"), ("multi_krum", "ssp"), ("multi_krum", "fedrolex")],
+)
+def test_robust_rules_close_rounds_where_they_take_nothing_stale(aggregator, policy):
+    recipe = recipe_of(aggregator, policy, goal=4, max_staleness=0)
+    assert recipe.aggregator.synchronous
+    assert parse(recipe.to_toml()) == recipe
+    one, fleet, effects = run(recipe, updates=300)
+    outcomes = [effect.outcome for effect in effects if isinstance(effect, Settled)]
+    assert set(outcomes) <= {"stored", "stale"}
+    versions = [effect for effect in effects if isinstance(effect, Versioned)]
+    assert all(len(version.contributors) == 4 for version in versions)
+    assert len(versions) == outcomes.count("stored") // 4
+    assert fleet.loss(one.core.weights["w"]) < LIMIT
+
+
+@pytest.mark.parametrize(("timeout", "ends"), [(0.0, False), (1000.0, True)])
+@pytest.mark.parametrize("aggregator", ["median", "multi_krum"])
+def test_a_robust_round_that_cannot_become_full_ends_by_its_time_limit_only(aggregator, timeout, ends):
+    recipe = recipe_of(aggregator, "fixed", goal=7, max_staleness=0, timeout=timeout)
+    recipe = evolve(recipe, policies=(tuned(POLICIES["cohort"], goal=7),))
+    one, _, effects = run(recipe, updates=30, patience=10_000)
+    assert sum(isinstance(effect, Settled) for effect in effects) == (30 if ends else 6)
+    assert (one.core.version > 0) == ends
 
 
 KEPT = (0, 1, 3, 4, 6, 7, 9, 10, 12, 13)

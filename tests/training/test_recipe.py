@@ -196,11 +196,13 @@ WRONG = {
     ),
     "rounds that nobody closes": (
         BUFFER + '[[policy]]\nkind = "cohort"\n',
-        "cohort lets devices wait for a round to end, but fedbuff closes none: use fedavg",
+        "cohort lets devices wait for a round to end, but fedbuff closes none: use fedavg, "
+        "or a robust rule with max_staleness = 0",
     ),
     "lockstep of an asynchronous aggregator": (
         '[aggregator]\nkind = "fedasync"\n[[policy]]\nkind = "ssp"\nbound = 0\n',
-        "ssp lets devices wait for a round to end, but fedasync closes none: use fedavg",
+        "ssp lets devices wait for a round to end, but fedasync closes none: use fedavg, "
+        "or a robust rule with max_staleness = 0",
     ),
     "a round that is never full": (
         '[aggregator]\nkind = "fedavg"\ngoal = 6\n[[policy]]\nkind = "cohort"\ngoal = 4\nover_selection = 0.25\n',

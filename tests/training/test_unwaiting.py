@@ -112,7 +112,7 @@ def test_agents_that_cannot_train_on_still_commit_equally_often():
 MAJORITY = {"median", "trimmed_mean"}
 
 
-UNWAITING = sorted(kind for kind, cls in AGGREGATORS.items() if not cls.synchronous and kind not in MAJORITY)
+UNWAITING = sorted(kind for kind, cls in AGGREGATORS.items() if not cls().synchronous and kind not in MAJORITY)
 
 
 @pytest.mark.parametrize("kind", UNWAITING)
@@ -148,6 +148,29 @@ def test_the_composed_recipe_holds_widths_during_a_trial_and_lets_them_grow_afte
     first = offers[0][1].explanation
     assert {"whale_fl", "adsp"} <= first.keys()
     assert first["adsp"]["seconds"] == offers[0][1].plan.seconds
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["before-adsp", "after-adsp"])
+def test_fresh_models_are_merged_in_the_middle_of_what_adsp_has_devices_train(first):
+    """Beside those that come with commits: once an assignment, with a weight of the device's own, and learned from."""
+    adsp = 'kind = "adsp"\nshortest = 1\nepoch = 0\nrate = 3\nperiods = 2\n'
+    members = ['kind = "fresh_model"\n', adsp] if first else [adsp, 'kind = "fresh_model"\n']
+    recipe = RECIPE.partition("[aggregator]")[0] + '[aggregator]\nkind = "fedasmu"\n'
+    made = world(recipe + "".join(f"\n[[policy]]\n{member}" for member in members))
+    before = made.loss()
+    made.run(900)
+    assert {settled.outcome for settled in of(Settled, made)} == {"stored"}
+    asked = [fresh for fresh in of(Refreshed, made) if fresh.keep == 0]
+    pulled = [fresh for fresh in of(Refreshed, made) if fresh.keep == 1]
+    assignments = len(of(Offered, made))
+    assert 0.5 * assignments < len(asked) <= assignments
+    assert all(0 < fresh.merge < 1 for fresh in asked)
+    assert len(pulled) > 2 * len(asked)
+    askers = made.engine._members.states[0 if first else 1].devices
+    assert sum(asker.gamma != 1.0 for asker in askers.values()) > len(STEPS) / 2
+    assert sum(bool(asker.table.any()) for asker in askers.values()) > len(STEPS) / 2
+    assert made.loss() < 0.5 * before
+    assert min(device.busy / 900 for device in made.devices.values()) > 0.97
 
 
 def test_recovery_in_mid_trial_decides_the_same():

@@ -27,6 +27,8 @@ FEATURES, SAMPLES = 16, 32
 LAYOUT = {"w": (Axis(FEATURES, "features"),)}
 FEATURES_OF_AGENT = ("train", "int8", "commits", "refresh", "optimiser")
 BEGIN = 1_700_000_000.0
+PACE = 2.0
+"""Seconds until a device comes back that was told no time."""
 
 
 def cost(part) -> Cost:
@@ -36,7 +38,8 @@ def cost(part) -> Cost:
 
 @define
 class Device:
-    """``step`` seconds per step; ``busy`` seconds were spent training. ``base`` is what the next update is against."""
+    """``step`` seconds per step; ``busy`` seconds were spent training. ``base`` is what the next update is against;
+    ``lives`` counts how often it was switched on."""
 
     name: str
     step: float
@@ -54,6 +57,7 @@ class Device:
     fresh: list = field(factory=list)
     busy: float = 0.0
     commits: list = field(factory=list)
+    lives: int = 1
 
     def begin(self, offer: Offered, weights) -> None:
         self.offer, self.weights, self.base = offer, weights.astype(np.float64), weights.astype(np.float64)
@@ -64,16 +68,21 @@ class Device:
         """One step, with what has come since the last one; the loss before it."""
         for version, merge, keep, fresh in self.fresh:
             if version > max([self.version, *(m.version for m in self.merges)]):
-                ahead = self.weights - self.base
+                ahead, before = self.weights - self.base, self.loss()
                 self.weights = (1 - merge) * self.weights + merge * fresh + keep * ahead
                 self.base = (1 - merge) * self.base + merge * fresh
-                self.merges += (Merge(step=self.asked, version=version, merge=merge, keep=keep),)
+                losses = {"loss_before": before, "loss_after": self.loss()}
+                self.merges += (Merge(step=self.asked, version=version, merge=merge, keep=keep, **losses),)
         self.fresh = []
         X = self.X[:, : len(self.weights)]
         error = X @ self.weights - self.y
         self.weights = self.weights - self.offer.plan.learning_rate * X.T @ error / SAMPLES
         self.steps, self.asked = self.steps + 1, self.asked + 1
         self.seconds, self.busy = self.seconds + self.step, self.busy + self.step
+        return float(error @ error / SAMPLES)
+
+    def loss(self) -> float:
+        error = self.X[:, : len(self.weights)] @ self.weights - self.y
         return float(error @ error / SAMPLES)
 
     def due(self) -> bool:
@@ -132,7 +141,17 @@ class World:
         heapq.heappush(self._events, (when, next(self._ids), what))
 
     def join(self, name: str, after: float = 0.0) -> None:
-        self.at(self.now + after, lambda: self._check_in(self.devices[name]))
+        device = self.devices[name]
+        self.do(device, self.now + after, lambda: self._check_in(device))
+
+    def do(self, device: Device, when: float, what: Callable[[], None]) -> None:
+        """Something that the device does, or hears, unless it is switched off before."""
+        life = device.lives
+        self.at(when, lambda: what() if device.lives == life else None)
+
+    def leave(self, name: str) -> None:
+        """The device is switched off for good: what it had is lost, what it has sent arrives."""
+        self.devices[name].lives += 1
 
     def run(self, seconds: float) -> None:
         end = self.now + seconds
@@ -163,14 +182,15 @@ class World:
             case Offered():
                 device = self.devices[effect.device]
                 device.begin(effect, self.engine.region(effect.plan).cut(self.engine.core.weights)["w"])
-                self.at(later + device.step, lambda: self._step(device))
+                self.do(device, later + device.step, lambda: self._step(device))
             case Deferred():
-                self.at(self.now + effect.seconds, lambda: self._check_in(self.devices[effect.device]))
+                device = self.devices[effect.device]
+                self.do(device, self.now + (effect.seconds or PACE), lambda: self._check_in(device))
             case Amended():
-                self.at(later, lambda: self._amend(effect))
+                self.do(self.devices[effect.device], later, lambda: self._amend(effect))
             case Refreshed():
                 fresh = self.engine.region(effect.plan).cut(self.engine.core.weights)["w"].astype(np.float64)
-                self.at(later, lambda: self._refresh(effect, fresh))
+                self.do(self.devices[effect.device], later, lambda: self._refresh(effect, fresh))
             case Requested():
                 result = self._answer(effect)
                 self.at(later, lambda: self.give(Answered(effect.number, result)))
@@ -197,13 +217,14 @@ class World:
         loss = device.train()
         plan = device.offer.plan
         if plan.refresh == device.asked:
-            ask = Ask(assignment=device.offer.assignment, commit=device.commit + 1, step=device.asked, version=0)
+            newest = max([device.version, *(merge.version for merge in device.merges)])
+            ask = Ask(assignment=device.offer.assignment, commit=device.commit + 1, step=device.asked, version=newest)
             self.at(self.now + self.latency, lambda: self.give(Asked(device.name, ask)))
         if device.due():
             device.commits.append(self.now)
             update, last = device.deliver(loss)
             self.at(self.now + self.latency, lambda: self.give(update))
             if last:
-                self.at(self.now + 2 * self.latency, lambda: self._check_in(device))
+                self.do(device, self.now + 2 * self.latency, lambda: self._check_in(device))
                 return
-        self.at(self.now + device.step, lambda: self._step(device))
+        self.do(device, self.now + device.step, lambda: self._step(device))

@@ -24,7 +24,7 @@ from coordinator.store.models import (
 from coordinator.store.queries.devices import FLAGS, status_counts
 from coordinator.store.queries.history import EventRow, events
 from coordinator.store.queries.page import Order, slot
-from coordinator.store.queries.runs import RunRow, runs
+from coordinator.store.queries.runs import WAITING, RunRow, runs
 
 LATELY: Final = 3600.0
 """Seconds for which a refused update stays on the list, and over which throughput is drawn."""
@@ -194,9 +194,12 @@ def _refused(session: Session, since: float) -> Attention:
 
 
 def _idle_runs(running: tuple[RunRow, ...], now: float) -> Attention:
-    """Running runs that no device works for, given a minute to find some."""
-    idle = [run for run in running if not run.active and now - run.created_at > 60]
-    cases = tuple(Case(run.id, run.id, run.created_at, "no device has work of this run") for run in idle[:EXAMPLES])
+    """Running runs that no device works for, given a minute to find some, or whose devices are all gone."""
+    idle = [
+        run for run in running if run.reason.startswith(WAITING) or (not run.active and now - run.created_at > 60)
+    ]
+    none = "no device has work of this run"
+    cases = tuple(Case(run.id, run.id, run.created_at, run.reason or none) for run in idle[:EXAMPLES])
     return Attention("idle-run", len(idle), cases)
 
 

@@ -15,6 +15,8 @@ from coordinator.store.models import Assignment, Event, Metric, Model, ModelVers
 from coordinator.store.queries.page import Columns, Order, Page, slot
 
 STATES: Final = ("running", "paused", "stopped", "finished")
+WAITING: Final = "waiting for devices since "
+"""What the reason of a running run begins with whose devices are all gone."""
 RATE_SPAN: Final = 300.0
 """Seconds over which updates per minute are counted."""
 
