@@ -299,13 +299,15 @@ def report(one: Execution, rules: Rules, told: Deployment, now: float) -> Execut
         return heard.into(told.state, now, told.text)
     accepted = now if one.accepted_at is None else one.accepted_at
     most = accepted + rules.lock + rules.seconds
-    if told.state == "waiting":  # training decides how long: only the lock and the whole time bound it
-        return heard.into(told.state, now, told.text, accepted_at=accepted, until=most)
+    # After a restart it may begin again: it is as far as it ever was, so that no device makes changes without end.
+    state = max(one.state, told.state, key=ACTIVE.index) if one.state in ACTIVE else told.state
+    if state == "waiting":  # training decides how long: only the lock and the whole time bound it
+        return heard.into(state, now, told.text, accepted_at=accepted, until=most)
     until = accepted + rules.seconds if one.until is None else one.until
     if one.state == "waiting":
         until = min(until, now + rules.seconds)
     step = min(now + rules.step, until)
-    return heard.into(told.state, now, told.text, accepted_at=accepted, until=until, step_until=step)
+    return heard.into(state, now, told.text, accepted_at=accepted, until=until, step_until=step)
 
 
 def pause(rollout: Rollout, now: float, by: str) -> Rollout:

@@ -5,6 +5,7 @@ Everything is in rows; what is kept here is which devices are to be told again, 
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import Final
 
 from attrs import define, field
@@ -28,6 +29,8 @@ LOOK: Final = 2.0
 """Seconds between two looks at a rollout in which nothing happens."""
 NEWCOMERS: Final = 30.0
 """Seconds between two looks for devices that have joined."""
+FACTS: Final = 100
+"""Numbers that are kept of an execution; what was told last comes first."""
 FEATURE: Final = "deploy"
 STOPPABLE: Final = ("accepted", "downloading", "verifying", "staged", "waiting")
 _ROWS: Final = 500
@@ -110,7 +113,7 @@ class Rollouts:
             if before.ended and told.state in STOPPABLE:
                 turn.send(device, "recall", Recall(id=told.id))
             return
-        facts = {**(row.facts or {}), **told.facts}
+        facts = dict(islice({**told.facts, **(row.facts or {}), **told.facts}.items(), FACTS))
         record.keep_executions(turn.session, _name(turn.session, row.release_id), [(before, after)], turn.now)
         if told.facts:
             turn.session.get_one(models.Execution, row.id).facts = facts

@@ -459,6 +459,15 @@ class TestReports:
         scene.tell("a", "accepted")
         assert scene.states == "a:accepted"
 
+    def test_it_is_as_far_as_it_ever_was_though_it_begins_again(self):
+        scene = Scene.of(1)
+        scene.tick()
+        scene.tell("a", "staged")
+        scene.now += 100
+        scene.tell("a", "downloading", text="after a power cut")
+        assert (scene.states, scene.all["a"].text) == ("a:staged", "after a power cut")
+        assert (scene.all["a"].state_at, scene.all["a"].step_until) == (1000.0, 1400.0)
+
     def test_the_moment_of_a_state_is_when_it_began(self):
         scene = Scene.of(1)
         scene.tick()

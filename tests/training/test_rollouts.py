@@ -284,6 +284,20 @@ def test_late_truth_corrects_and_both_stay_in_the_course(house):
     ]
 
 
+def test_of_what_a_device_measures_a_bounded_part_is_kept(house):
+    enrol(house, "pi")
+    start(house, release(house))
+    order = told(house, "pi")
+    say(house, "pi", order, "accepted", facts={"first": 1.0})
+    say(house, "pi", order, "downloading", 2, facts={"bytes": 2.0})
+    assert house.row(models.Execution).facts == {"first": 1.0, "bytes": 2.0}
+    for number in (3, 4):
+        say(house, "pi", order, "verifying", number, facts={f"{number}-{n}": 1.0 for n in range(300)})
+    facts = house.row(models.Execution).facts
+    assert len(facts) == rollouts.FACTS
+    assert all(name.startswith("4-") for name in facts)
+
+
 def test_what_others_say_of_an_execution_counts_for_nothing(house):
     enrol(house, "pi", "eve")
     start(house, release(house), devices=("pi",))
