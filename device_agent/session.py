@@ -108,6 +108,7 @@ class Session:
         limit: int = LIMIT,
     ) -> None:  # fmt: skip
         self.offer = offer
+        self.setback: str | None = None  # why the last assignment came to nothing
         self._limit = limit
         self._heartbeat = heartbeat
         self._rng = rng
@@ -297,6 +298,7 @@ class Session:
             return
         self._work = None
         self._out += [Stop(work.id, event.reason), self._dropped(work)]
+        self.setback = f"{event.kind}: {event.reason}"
         self._tell(event.kind, f"assignment {event.assignment}: {event.reason}")
         self._check_ins.fail(now)
 
@@ -310,6 +312,7 @@ class Session:
             self._failed(Failed(event.assignment, "training-failed", str(error)), now)
             return
         work.committed()
+        self.setback = None
         self._check_ins.succeed()
         checkpoint = None if update.last else event.checkpoint
         self._out.append(Commit(update, event.body, event.region, event.residual, checkpoint))

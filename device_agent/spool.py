@@ -23,7 +23,7 @@ from protocol.wire import decode, encode
 
 from .checkpoint import Checkpoints
 from .conversation import Saved
-from .errors import HomeError
+from .errors import HomeError, SpoolError
 from .feedback import give_back
 from .position import Checkpoint
 
@@ -73,7 +73,7 @@ class Spool:
                 self.damage = f"the spool was damaged and is now {aside.name}; updates not yet sent are lost"
                 connection = _open(self._path)
                 if connection is None:
-                    raise HomeError(
+                    raise SpoolError(
                         f"{self._path} is damaged again as soon as it is made: is the disk failing?"
                     )
         self._connection = connection
@@ -356,7 +356,7 @@ def _code(error: sqlite3.Error) -> int:
 
 @contextmanager
 def _clearly(path: Path) -> Iterator[None]:
-    """What SQLite and the disk complain about, as a HomeError."""
+    """What SQLite and the disk complain about, as a SpoolError."""
     try:
         yield
     except sqlite3.Error as error:
@@ -368,6 +368,6 @@ def _clearly(path: Path) -> Iterator[None]:
             sqlite3.SQLITE_BUSY: "another process keeps it locked",
         }
         cause = causes.get(_code(error), "SQLite gave up")
-        raise HomeError(f"the spool {path} cannot be used: {cause} ({error})") from error
+        raise SpoolError(f"the spool {path} cannot be used: {cause} ({error})") from error
     except OSError as error:
-        raise HomeError(f"the spool {path} cannot be used: {error.strerror}") from error
+        raise SpoolError(f"the spool {path} cannot be used: {error.strerror}") from error

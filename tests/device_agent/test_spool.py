@@ -5,14 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import resource
 import signal
 import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +25,7 @@ from protocol import tensors
 from protocol.messages import DeviceEvent, Lineage, Timings, Update
 from protocol.subnetwork import Axis, layout_to_json
 from tests.device_agent.conversation_partner import assignment, checkpoint
+from tests.device_agent.full_disk import full_disk
 
 LAYOUT = {"w": (Axis(4),)}
 REGION = json.dumps({"layout": layout_to_json(LAYOUT), "channels": {}})
@@ -194,17 +192,6 @@ def test_a_full_disk_is_said_in_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(HomeError, match="the disk is full"):
         spool.commit(update("a1", bytes(200_000)), bytes(200_000), REGION, None)
     assert spool.load().updates == ()
-
-
-@contextmanager
-def full_disk(room: int) -> Iterator[None]:
-    """No file may grow beyond ``room`` bytes; the system then refuses writes, as it does on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_disk_that_is_full_loses_nothing_and_is_used_again_when_there_is_room(tmp_path: Path) -> None:
