@@ -1,4 +1,4 @@
-"""What must survive a power cut: SQLite in WAL mode with a full fsync at every commit, what is large in files beside it.
+"""What must survive a power cut: SQLite in WAL mode with a full fsync at every commit, and files for what is large.
 
 One writer, the agent's main thread. Each method is one transaction: all of it is on disk, or none.
 
