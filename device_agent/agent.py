@@ -133,11 +133,7 @@ class Agent:
             while not self._stopping and not self.orders.stopping:
                 self._tell_damage()
                 self._look()
-                event = self._event(self._next())
-                if event is not None:
-                    self._handle(event)
-                if isinstance(event, Trained):
-                    self._workshop.taken(event.assignment)
+                self._take_next()
                 for tag, result in self.orders.untold() if self._session.connected else ():
                     self._link.publish("result", result, tag)
         finally:
@@ -152,6 +148,14 @@ class Agent:
     def _from_link(self, happened: object) -> None:
         if not isinstance(happened, Incoming) or self._inbox.qsize() < INBOX:
             self._inbox.put(happened)
+
+    def _take_next(self) -> None:
+        # A method of its own: while the next event is waited for nothing holds on to the last, which may be large.
+        event = self._event(self._next())
+        if event is not None:
+            self._handle(event)
+        if isinstance(event, Trained):
+            self._workshop.taken(event.assignment)
 
     def _next(self) -> object:
         nap = max(min(self._session.wake_at, self._duty.look_at) - time.monotonic(), 0.0)

@@ -152,11 +152,11 @@ class Session:
 
     def handle(self, event: Event, now: float) -> list[Output]:
         """What is to be done about ``event``, in this order."""
-        self._out = []
         _HANDLERS[type(event)](self, event, now)
         if self._work is not None:
             self._out += self._work.allowance(self._room)
-        return self._out
+        out, self._out = self._out, []  # they may be large
+        return out
 
     # The link.
 
