@@ -116,6 +116,7 @@ class Session:
         self._outbox = Outbox(rng, saved.updates)
         self._journal = Journal(saved.events)
         self._ask: Ask | None = None  # could not be sent yet
+        self._asks_labels = saved.held is not None and saved.held.plan.labels
         self._finished = deque(saved.finished, maxlen=FINISHED)
         self._connected = False
         self._quiet_until = -math.inf  # the coordinator has said that it is offline
@@ -224,6 +225,8 @@ class Session:
         assert self.offer is not None
         held = self._work.id if self._work else None
         offer = evolve(self.offer, id=self._check_ins.next(now), held=held, unsent=self._outbox.assignments)
+        if offer.labels and not self._asks_labels:
+            offer = evolve(offer, labels=None)
         self._publish("check-in", offer)
 
     def _assigned(self, assignment: Assignment, now: float) -> None:
@@ -247,6 +250,7 @@ class Session:
         if self._first_assignment is None:
             self._first_assignment = now
         self._check_ins.answered()
+        self._asks_labels = assignment.plan.labels
         self._work = Work(assignment, "fetching", held.commits if held is not None and again else 0)
         self._out += [Hold(assignment), Fetch(assignment)]
 

@@ -195,7 +195,7 @@ def test_systemd_hears_of_a_start_and_of_every_second_after(
     address = "\0" + str(tmp_path / "notify")
     with (
         socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd,
-        StandIn(SPEC, PLAN, 0, tmp_path / "ca") as coordinator,
+        StandIn(SPEC, evolve(PLAN, labels=True), 1, tmp_path / "ca") as coordinator,
     ):
         systemd.bind(address)
         systemd.settimeout(30)
@@ -206,8 +206,9 @@ def test_systemd_hears_of_a_start_and_of_every_second_after(
         while heard.count("WATCHDOG=1") < 2:
             heard.append(systemd.recv(1000).decode())
         assert heard[0] == "READY=1"
-        assert coordinator.until(lambda: len(coordinator.check_ins) == 1)
-        assert coordinator.check_ins[0].labels == (10, 10, 10), "the owner allows it"
+        assert coordinator.until(lambda: len(coordinator.check_ins) == 2)
+        told = [check_in.labels for check_in in coordinator.check_ins]
+        assert told == [None, (10, 10, 10)], "the owner allows it, and the plan asks"
         assert device.until(capsys, lambda s: s["reason"] == "nothing to do")["state"] == "idle"
         log = device.stop()
         while heard[-1] != "STOPPING=1":
