@@ -188,6 +188,19 @@ def test_a_revoked_device_says_so_and_comes_back_if_that_is_undone(
     assert secret not in log
 
 
+@pytest.mark.parametrize(("settings", "told"), [("", [(), ()]), ("label_histogram = true", [None, (10, 10, 10)])])
+def test_labels_are_told_where_the_plan_asks_and_the_owner_allows_it(
+    device: Device, tmp_path: Path, settings: str, told: list[tuple[int, ...] | None]
+) -> None:
+    write(device.data / "a.npz")
+    with StandIn(SPEC, evolve(PLAN, labels=True), 1, tmp_path / "ca") as coordinator:
+        device.settings(f"[privacy]\n{settings}\n")
+        device.start(coordinator)
+        assert coordinator.until(lambda: len(coordinator.check_ins) == 2)
+        assert [check_in.labels for check_in in coordinator.check_ins] == told
+        device.stop()
+
+
 def test_systemd_hears_of_a_start_and_of_every_second_after(
     device: Device, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -195,20 +208,18 @@ def test_systemd_hears_of_a_start_and_of_every_second_after(
     address = "\0" + str(tmp_path / "notify")
     with (
         socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd,
-        StandIn(SPEC, evolve(PLAN, labels=True), 1, tmp_path / "ca") as coordinator,
+        StandIn(SPEC, PLAN, 0, tmp_path / "ca") as coordinator,
     ):
         systemd.bind(address)
         systemd.settimeout(30)
-        device.settings("[privacy]\nlabel_histogram = true\n")
         asked = {"NOTIFY_SOCKET": "@" + address[1:], "WATCHDOG_USEC": "60000000"}
+        device.settings()
         device.start(coordinator, **asked, SHOAL_AGENT_LOG_FORMAT="json")
         heard = []
         while heard.count("WATCHDOG=1") < 2:
             heard.append(systemd.recv(1000).decode())
         assert heard[0] == "READY=1"
-        assert coordinator.until(lambda: len(coordinator.check_ins) == 2)
-        told = [check_in.labels for check_in in coordinator.check_ins]
-        assert told == [None, (10, 10, 10)], "the owner allows it, and the plan asks"
+        assert coordinator.until(lambda: len(coordinator.check_ins) == 1)
         assert device.until(capsys, lambda s: s["reason"] == "nothing to do")["state"] == "idle"
         log = device.stop()
         while heard[-1] != "STOPPING=1":
