@@ -17,7 +17,7 @@ from protocol import coding as codings
 from protocol import tensors
 from protocol.errors import ProtocolError
 from protocol.subnetwork import Channels, Region, Subnetwork, layout_from_json, layout_to_json
-from protocol.weights import BLOCK, Weights, copy, finite, zeros_like
+from protocol.weights import BLOCK, Weights, copy, finite
 from protocol.wire import parse_json
 
 LAYOUT, CHANNELS, SHAPE_EPOCH = "layout", "channels", "shape_epoch"
@@ -63,7 +63,7 @@ def encode(
     owed = _carried(old, region, difference)
     if old is not None and not _bounded(difference, owed):
         # What is owed goes, or no update of this run would ever leave again.
-        old, owed = None, zeros_like(difference)
+        old, owed = None, _nothing(difference)
     value, left = codings.encode(difference, coding, owed, out=difference)
     del owed
     body = tensors.encode(value)
@@ -103,8 +103,13 @@ def _owed(residual: bytes | None, region: Region) -> Weights | None:
 def _carried(old: Weights | None, region: Region, difference: Weights) -> Weights:
     """What is owed inside the region."""
     if old is None:
-        return zeros_like(difference)
+        return _nothing(difference)
     return old if _whole(region) else region.cut(old)
+
+
+def _nothing(difference: Weights) -> Weights:
+    """Zeros that take no memory."""
+    return {name: np.broadcast_to(np.float32(0), value.shape) for name, value in difference.items()}
 
 
 def _bounded(difference: Weights, owed: Weights) -> bool:
