@@ -40,6 +40,12 @@ def window(began: float, ended: float | None, now: float) -> Window:
     return Window(max(until - asked, min(began, until - WINDOWS[0] / 4)), until, ended is None, asked)
 
 
+def device_filter() -> queries.DeviceFilter:
+    return queries.DeviceFilter(
+        status=text("status"), group=text("group"), text=text("text"), flag=text("flag"), tag=text("tag")
+    )
+
+
 def update_filter() -> queries.UpdateFilter:
     return queries.UpdateFilter(
         run=text("run"),
@@ -48,6 +54,7 @@ def update_filter() -> queries.UpdateFilter:
         width=number("width"),
         since=moment("since"),
         until=moment("until"),
+        flagged=bool(text("flagged")),
     )
 
 

@@ -130,7 +130,7 @@ def timeline(bars: Sequence[Bar], devices: Sequence[str], since: float, until: f
     tips = [
         ("Device", "@name"),
         ("Width", "@width of version @base"),
-        ("Outcome", "@outcome @reason"),
+        ("Outcome", "@outcome @reason @flags"),
         ("Staleness", "@staleness"),
         ("Lasted", "@lasted @phases"),
     ]
@@ -239,6 +239,7 @@ def _bar_columns(bars: Sequence[Bar]) -> Columns:
         "lasted": [span(bar.end - bar.begin) for bar in bars],
         "phases": [_phases(bar) for bar in bars],
         "reason": [bar.reason for bar in bars],
+        "flags": ["; ".join(("flagged", *bar.flags.values())) if bar.flags else "" for bar in bars],
         "strength": [0.35 if bar.outcome in UNUSED else 1.0 for bar in bars],
     }
 

@@ -80,11 +80,11 @@ def _writing(
     services: Services, deed: Deed, devices: Sequence[str], by: str
 ) -> Callable[[Session], dict[str, bool | str]]:
     """{device: whether it changed, or why it refuses}; a writer may run it twice."""
-    change = _change(services, deed, by)
+    decide = change(services, deed, by)
 
     def one(session: Session, device: str) -> object:
         with session.begin_nested():
-            return change(session, device)
+            return decide(session, device)
 
     def write(session: Session) -> dict[str, bool | str]:
         return {device: _tried(lambda device=device: one(session, device)) for device in devices}  # type: ignore[misc]
@@ -92,7 +92,8 @@ def _writing(
     return write
 
 
-def _change(services: Services, deed: Deed, by: str) -> Callable[[Session, str], object]:
+def change(services: Services, deed: Deed, by: str) -> Callable[[Session, str], object]:
+    """What a writer does for one device; it returns False if nothing changed. Not for commands."""
     now, heartbeat, value = services.clock(), services.settings.heartbeat, deed.value
     changes: dict[str, Callable[[Session, str], object]] = {
         "adopt": lambda session, device: registry.adopt(session, device, now, heartbeat, by=by),

@@ -14,7 +14,7 @@ function apply(html) {
   next.innerHTML = html;
   const fresh = next.content.getElementById("live");
   waiting = fresh && !morph(root, fresh) ? html : null;
-  badge.title = waiting ? "New rows wait while a row of the table is pointed at, selected or focused" : "";
+  badge.title = waiting ? "New rows wait while a row of the table is pointed at, chosen, selected or focused" : "";
   times.tick();
 }
 
@@ -28,6 +28,7 @@ if (root) {
     apply(html);
   });
   root.addEventListener("pointerout", () => { if (waiting) setTimeout(() => waiting && apply(waiting), 300); });
+  root.addEventListener("change", () => { if (waiting) setTimeout(() => waiting && apply(waiting), 300); });
   root.addEventListener("focusout", () => { if (waiting) setTimeout(() => waiting && apply(waiting), 300); });
 }
 

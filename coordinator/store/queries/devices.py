@@ -267,7 +267,8 @@ def device_names(session: Session, ids: Sequence[str]) -> dict[str, str]:
     found: list[tuple[str, str]] = []
     for start in range(0, len(ids), _SOME):
         named = Device.id.in_(ids[start : start + _SOME])
-        found += session.execute(select(Device.id, Device.name).where(named, Device.revoked_at.is_(None))).tuples()
+        rows = session.execute(select(Device.id, Device.name).where(named, Device.revoked_at.is_(None)))
+        found += [(row.id, row.name) for row in rows]
     return dict(sorted(found, key=lambda one: one[1].lower()))
 
 
