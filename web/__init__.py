@@ -10,15 +10,16 @@ from coordinator.services import Services
 from web import (
     actions,
     assets,
+    bulk,
     chart_views,
     compare,
     enrol,
     history,
+    live,
     models,
     new_run,
     pages,
     settings,
-    steering,
     wording,
 )
 from web.memory import Memory
@@ -33,10 +34,11 @@ def create_blueprint(services: Services) -> Blueprint:
     )
     assets.install(blueprint)
     wording.install(blueprint)
+    live.install(blueprint, services)
     memory = Memory()
     for page in (pages, chart_views, compare):
         page.install(blueprint, services, memory)
-    for part in (new_run, models, history, enrol, settings, steering, actions):
+    for part in (new_run, models, history, enrol, settings, bulk, actions):
         part.install(blueprint, services)
     blueprint.register_error_handler(ShoalError, _explain)
     return blueprint

@@ -13,6 +13,10 @@ from coordinator.errors import ShoalError
 from coordinator.store import queries
 
 PAGE_SIZE: Final = 50
+CURVE_AXES: Final = ("time", "version", "bytes")
+MEASURES: Final = ("accuracy", "loss")
+LANES: Final = 40
+"""Devices on one page of the timeline."""
 WINDOWS: Final = (120, 300, 900, 3600)
 """Seconds of work that the timeline shows; the second is the usual one."""
 

@@ -27,20 +27,30 @@ class Memory:
     clock: Callable[[], float] = time.monotonic
     price: Callable[[], float] = time.thread_time
     _kept: dict[Hashable, tuple[float, Any]] = field(factory=dict, init=False)
+    _turns: dict[Hashable, threading.Lock] = field(factory=dict, init=False)
     _lock: threading.Lock = field(factory=threading.Lock, init=False)
 
     def recall(self, key: Hashable, take: Callable[[], T]) -> T:
         """The figure as it was taken last, if that was dear and not too long ago; else what ``take`` finds now."""
-        known = self._kept.get(key)
-        if known is not None and self.clock() < known[0]:
-            return cast(T, known[1])
-        began = self.price()
-        found = take()
-        spent = self.price() - began
+        with self._lock:
+            turn = self._turns.setdefault(key, threading.Lock())
+        with turn:  # who asks while it is taken waits for it
+            known = self._kept.get(key)
+            if known is not None and self.clock() < known[0]:
+                return cast(T, known[1])
+            began = self.price()
+            found = take()
+            self._keep(key, found, self.price() - began)
+            return found
+
+    def _keep(self, key: Hashable, found: Any, spent: float) -> None:
         with self._lock:
             self._kept.pop(key, None)
             if spent > CHEAP:
                 self._kept[key] = (self.clock() + spent / SHARE, found)
+            else:
+                self._turns.pop(key, None)
             while len(self._kept) > MOST:
-                del self._kept[next(iter(self._kept))]
-        return found
+                gone = next(iter(self._kept))
+                del self._kept[gone]
+                self._turns.pop(gone, None)

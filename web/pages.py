@@ -12,24 +12,21 @@ from coordinator import auth
 from coordinator.services import Services
 from coordinator.store import queries
 from web import address, live
-from web.address import WINDOWS, Window, choice, text, whole, window
+from web.address import CURVE_AXES, LANES, MEASURES, WINDOWS, Window, choice, text, whole, window
+from web.bulk import WAYS
+from web.chart_views import ChartViews
 from web.memory import Memory
-from web.steering import WAYS
 from web.wording import WIDTH_STEPS
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
 TELEMETRY_SPAN: Final = 3600.0
-CURVE_AXES: Final = ("time", "version", "bytes")
-MEASURES: Final = ("accuracy", "loss")
 KINDS: Final = ("identify", "restart", "collect-logs", "rotate")
 """What a device may be told from its page."""
 EVENTS: Final = 15
 PARTS: Final = 20
 """Devices on one page of a run's contributions."""
-LANES: Final = 40
-"""Devices on one page of the timeline."""
 
 
 def install(blueprint: Blueprint, services: Services, memory: Memory) -> None:
@@ -130,7 +127,10 @@ class Pages:
                 "steps": WIDTH_STEPS,
             }
 
-        return live.page(self.services, "run.html", gather)
+        def pieces(session: Session, now: float) -> dict[str, str]:
+            return ChartViews(self.services, self.memory).pieces(session, id, now)
+
+        return live.page(self.services, "run.html", gather, pieces=pieces)
 
     def assignment(self, id: str) -> Response:
         def gather(session: Session, now: float) -> dict[str, Any]:

@@ -661,6 +661,5 @@ def test_what_a_gate_remarks_is_told_of_the_update_its_assignment_and_its_device
         assert [(case.id, case.note) for case in flagged.cases] == [(device, remark)]
         assert queries.why(session, assignment).flags == {"label_flip": remark}
         assert queries.why(session, assignment).scores["outlier"] == {"norm": 1.5}
-        assert [row.id for row in session.execute(text(queries.statement(UpdateFilter(flagged=True), Order("id"))))] == [
-            row.id
-        ]
+        asked = session.execute(text(queries.statement(UpdateFilter(flagged=True), Order("id"))))
+        assert [one.id for one in asked] == [row.id]

@@ -9,10 +9,17 @@ const badge = document.querySelector(".live");
 let etag = root?.dataset.etag;
 let waiting = null;
 
+/** Figures come along with the living part: whoever draws them puts the mark beside what is drawn. */
+function deliver({ dataset: { piece, mark }, textContent }) {
+  const place = document.querySelector(`[data-piece="${piece}"]`);
+  place?.dispatchEvent(new CustomEvent("piece", { detail: { mark, data: JSON.parse(textContent) } }));
+}
+
 function apply(html) {
   const next = document.createElement("template");
   next.innerHTML = html;
   const fresh = next.content.getElementById("live");
+  for (const piece of next.content.querySelectorAll("script[data-piece]")) deliver(piece);
   waiting = fresh && !morph(root, fresh) ? html : null;
   badge.title = waiting ? "New rows wait while a row of the table is pointed at, chosen, selected or focused" : "";
   times.tick();
@@ -20,7 +27,9 @@ function apply(html) {
 
 if (root) {
   beat(async () => {
-    const answer = await ask(location.href, etag);
+    const places = [...document.querySelectorAll("[data-piece]")];
+    const known = places.map((place) => place.dataset.mark).filter(Boolean);
+    const answer = await ask(location.href, known.length < places.length ? null : etag, known);
     if (!answer) return;
     const html = await answer.text();
     etag = answer.headers.get("ETag");
