@@ -22,6 +22,7 @@ from web import (
     settings,
     wording,
 )
+from web.answers import Answers
 from web.memory import Memory
 
 __all__ = ["create_blueprint"]
@@ -34,8 +35,8 @@ def create_blueprint(services: Services) -> Blueprint:
     )
     assets.install(blueprint)
     wording.install(blueprint)
-    live.install(blueprint, services)
     memory = Memory()
+    live.install(blueprint, Answers(services.clock), memory)
     for page in (pages, chart_views, compare):
         page.install(blueprint, services, memory)
     for part in (new_run, models, history, enrol, settings, bulk, actions):

@@ -12,6 +12,7 @@ from coordinator import auth
 from coordinator.services import Services
 from coordinator.store import queries
 from web.answers import Answer, Answers
+from web.memory import Memory
 
 if TYPE_CHECKING:
     from flask.blueprints import BlueprintSetupState
@@ -19,12 +20,14 @@ if TYPE_CHECKING:
 
 DRIFT: Final = 30
 """Seconds after which a page counts as changed though nothing happened: rates and spans move with the clock."""
-_EXTENSION: Final = "shoal-answers"
+_ANSWERS: Final = "shoal-answers"
 
 
-def install(blueprint: Blueprint, services: Services) -> None:
+def install(blueprint: Blueprint, answers: Answers, memory: Memory) -> None:
+    """Pages find the answers that they share, and programs that measure them the figures, among the extensions."""
+
     def share(state: BlueprintSetupState) -> None:
-        state.app.extensions[_EXTENSION] = Answers(services.clock)
+        state.app.extensions |= {_ANSWERS: answers, "shoal-figures": memory}
 
     blueprint.record(share)
 
@@ -129,7 +132,7 @@ def not_modified(header: str) -> Response:
 
 
 def _answers() -> Answers:
-    return cast(Answers, current_app.extensions[_EXTENSION])
+    return cast(Answers, current_app.extensions[_ANSWERS])
 
 
 def _key() -> tuple[str, str]:

@@ -105,19 +105,14 @@ def work(
     conditions = _between(run, since, until)
     if device is not None:
         conditions.append(Assignment.device_id == device)
-    active = select(Assignment.device_id).where(*conditions).distinct().subquery()
-    total = session.scalar(select(func.count()).select_from(active)) or 0
-    shown = session.execute(
-        select(Device.id, Device.name)
-        .join(active, active.c.device_id == Device.id)
-        .order_by(func.lower(Device.name))
-        .limit(lanes)
-        .offset((page - 1) * lanes)
-    ).all()
-    names = dict(shown)
+    active = select(Assignment.device_id).where(*conditions).distinct()
+    everybody = select(Device.id, Device.name).where(Device.id.in_(active)).order_by(func.lower(Device.name))
+    found = session.execute(everybody).all()
+    total = len(found)
+    names = {row.id: row.name for row in found[(page - 1) * lanes : page * lanes]}
     query = _with_update(*_DRAWN).where(*conditions, Assignment.device_id.in_(names))
-    found = session.execute(query.order_by(_begin.desc()).limit(MAX_BARS)).all()
-    bars = tuple(_bar(row, names[row.device_id], now) for row in reversed(found))
+    rows = session.execute(query.order_by(_begin.desc()).limit(MAX_BARS)).all()
+    bars = tuple(_bar(row, names[row.device_id], now) for row in reversed(rows))
     return Work(bars, tuple(names.values()), total)
 
 
