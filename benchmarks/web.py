@@ -172,7 +172,7 @@ def _crowd(url: str, cookie: str, pid: int) -> dict[str, float]:
 
 def _get(url: str, **headers: str) -> tuple[Any, str]:
     try:
-        with urlopen(Request(url, headers={"Accept-Encoding": "gzip", **headers}), timeout=30) as answer:  # noqa: S310 - our own
+        with urlopen(Request(url, headers={"Accept-Encoding": "gzip", **headers}), timeout=30) as answer:
             body = answer.read()
             return answer, (gzip.decompress(body) if answer.headers["Content-Encoding"] else body).decode()
     except HTTPError as answer:

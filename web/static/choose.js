@@ -8,7 +8,8 @@ function count() {
   const chosen = boxes().filter((box) => box.checked).length, all = root.querySelector("[data-all]");
   const label = root.querySelector("[data-chosen]");
   if (!label) return;
-  label.textContent = chosen ? `${chosen} chosen` : "those chosen";
+  const text = chosen ? `${chosen} chosen` : "those chosen";
+  if (label.textContent !== text) label.textContent = text; // the observer below sees what is written here
   all.hidden = false;
   all.checked = chosen > 0 && chosen === boxes().length;
   all.indeterminate = chosen > 0 && !all.checked;
