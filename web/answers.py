@@ -1,7 +1,7 @@
 """Answers that open pages share: who asks for the same gets the same, made once.
 
 An answer is given out for a second without a look at the store, and longer if it was dear to make: for as long as keeps
-it below one hundredth of a core, twenty seconds at most. However many pages are open, they cost little more than one.
+it below six thousandths of a core, ten seconds at most. However many pages are open, they cost little more than one.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from typing import Final
 from attrs import define, evolve, field, frozen
 
 LEAST: Final = 1.0
-LONGEST: Final = 20.0
+LONGEST: Final = 10.0
 """Seconds."""
-SHARE: Final = 0.01
+SHARE: Final = 0.006
 """Of a core, for one answer."""
 MOST: Final = 100
 """Answers that are kept; the oldest go first."""
@@ -84,12 +84,16 @@ class Answers:
         return None if kept is None else kept.answer
 
     @contextmanager
-    def turn(self, key: Hashable) -> Iterator[None]:
-        """One at a time for a key: the others wait, and find what the first has made."""
+    def turn(self, key: Hashable, wait: bool = True) -> Iterator[bool]:
+        """One at a time for a key. The others wait, and find what the first has made; or go on at once, with False."""
         with self._lock:
             turn = self._turns.setdefault(key, threading.Lock())
-        with turn:
-            yield
+        ours = turn.acquire(blocking=wait)
+        try:
+            yield ours
+        finally:
+            if ours:
+                turn.release()
 
     def make(self, key: Hashable, take: Callable[[], Answer]) -> Answer:
         """A new answer for everybody who asks for ``key``. Only within its :meth:`turn`."""

@@ -76,8 +76,10 @@ def shared(
     answers, key = _answers(), _key()
     answer = answers.fresh(key)
     if answer is None:
-        with answers.turn(key):
-            answer = answers.fresh(key) or _made(services, answers, key, take, telemetry)
+        last = answers.last(key)
+        with answers.turn(key, wait=last is None) as ours:
+            # While somebody makes the next one, the others have the last once more.
+            answer = (answers.fresh(key) or _made(services, answers, key, take, telemetry)) if ours else last
     if answer is None or unchanged(answer.tag):
         return not_modified(request.if_none_match.to_header() if answer is None else f'"{answer.tag}"')
     # The living part holds no CSRF token, so its length gives none away.
