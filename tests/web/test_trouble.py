@@ -16,9 +16,13 @@ from tests.web.fleet import NOW
 def impatient(database):
     """Wait for locks for a moment only; nobody is connected any more."""
 
+    def begin(_dialect, _record, _arguments, given):
+        given["timeout"] = 0.02
+
     def hurry(connection, _):
         connection.execute("PRAGMA busy_timeout=20")
 
+    event.listen(database.engine, "do_connect", begin)
     event.listen(database.engine, "connect", hurry)
     database.engine.dispose()
 

@@ -44,8 +44,9 @@ if (root) {
 // Selects in a filter act at once; without scripts there is the button.
 for (const form of document.querySelectorAll("form.filter")) {
   form.addEventListener("change", (event) => { if (event.target.localName === "select") form.requestSubmit(); });
-  // A clean URL: what is empty is not sent.
+  // A clean URL: what is empty is not sent, nor that all columns are wanted.
   form.addEventListener("formdata", ({ formData }) => {
+    if (!form.querySelector("input[name=column]:not(:checked)")) formData.delete("column");
     for (const [name, value] of [...formData]) if (value === "") formData.delete(name);
   });
 }
