@@ -87,6 +87,8 @@ class Answers:
     def turn(self, key: Hashable, wait: bool = True) -> Iterator[bool]:
         """One at a time for a key. The others wait, and find what the first has made; or go on at once, with False."""
         with self._lock:
+            if key not in self._turns and len(self._turns) >= 2 * MOST:
+                self._turns = {known: turn for known, turn in self._turns.items() if turn.locked()}
             turn = self._turns.setdefault(key, threading.Lock())
         ours = turn.acquire(blocking=wait)
         try:
@@ -111,14 +113,13 @@ class Answers:
 
     def forget(self, key: Hashable) -> None:
         """Somebody has seen a newer state: nobody may be shown an older one after that."""
-        with self.turn(key), self._lock:
-            self._kept.pop(key, None)
+        if key in self._turns or key in self._kept:
+            with self.turn(key), self._lock:
+                self._kept.pop(key, None)
 
     def _keep(self, key: Hashable, kept: _Kept) -> None:
         with self._lock:
             self._kept.pop(key, None)
             self._kept[key] = kept
             while len(self._kept) > MOST:
-                gone = next(iter(self._kept))
-                del self._kept[gone]
-                self._turns.pop(gone, None)
+                del self._kept[next(iter(self._kept))]

@@ -34,25 +34,30 @@ class Memory:
 
     def recall(self, key: Hashable, take: Callable[[], T]) -> T:
         """The figure as it was taken last, if that was dear and not too long ago; else what ``take`` finds now."""
+        if (known := self._good(key)) is not None:
+            return cast(T, known[1])
         with self._lock:
             turn = self._turns.setdefault(key, threading.Lock())
         with turn:  # who asks while it is taken waits for it
-            known = self._kept.get(key)
-            if known is not None and self.clock() < known[0]:
-                return cast(T, known[1])
-            began = self.price()
-            found = take()
-            self._keep(key, found, self.price() - began)
-            return found
+            try:
+                if (known := self._good(key)) is not None:
+                    return cast(T, known[1])
+                began = self.price()
+                found = take()
+                self._keep(key, found, self.price() - began)
+                return found
+            finally:
+                with self._lock:
+                    self._turns.pop(key, None)
+
+    def _good(self, key: Hashable) -> tuple[float, Any] | None:
+        known = self._kept.get(key)
+        return known if known is not None and self.clock() < known[0] else None
 
     def _keep(self, key: Hashable, found: Any, spent: float) -> None:
         with self._lock:
             self._kept.pop(key, None)
             if spent > CHEAP:
                 self._kept[key] = (self.clock() + min(LONGEST, spent / SHARE), found)
-            else:
-                self._turns.pop(key, None)
             while len(self._kept) > MOST:
-                gone = next(iter(self._kept))
-                del self._kept[gone]
-                self._turns.pop(gone, None)
+                del self._kept[next(iter(self._kept))]

@@ -98,3 +98,12 @@ def test_pieces_go_to_who_lacks_them_and_nothing_ends_them_early():
     assert answer.body(marks, packed=False) == b"<p>"
     assert b"bars" in answer.body(marks[:1], packed=False)
     assert b"curve" not in answer.body(marks[:1], packed=False)
+
+
+def test_addresses_that_nobody_asks_for_again_leave_nothing_behind(answers):
+    for number in range(3 * MOST):
+        with answers.turn(number):
+            pass
+        answers.forget(-number)
+
+    assert len(answers._turns) <= 2 * MOST
