@@ -95,7 +95,9 @@ def run(progress: Callable[[str], None]) -> list[Row]:
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=chromium, args=["--headless", "--no-sandbox"])
             context = browser.new_context(viewport={"width": 1440, "height": 900})
-            context.new_page().goto(link)
+            entry = context.new_page()
+            entry.goto(link)
+            entry.close()  # or it would go on asking
             for name, path in PAGES.items():
                 found = _visit(context, url + path, pid)
                 found["server"] = max(0.0, found["server"] - 100 * idle)

@@ -10,7 +10,9 @@ from sqlalchemy import ColumnElement, or_
 from coordinator.store.models import Update
 from coordinator.strategies import GATES
 
-FLAGGED: Final[ColumnElement[bool]] = or_(*(Update.scores[gate]["flag"].as_string() != "" for gate in GATES))
+FLAGGED: Final[ColumnElement[bool]] = Update.scores.is_not(None) & or_(
+    *(Update.scores[gate]["flag"].as_string() != "" for gate in GATES)
+)
 STATEMENT: Final = " OR ".join(f"scores->'{gate}'->>'flag' <> ''" for gate in GATES)
 """The same in SQL that people read, over the table ``update``."""
 
