@@ -1,7 +1,8 @@
 """Answers that open pages share: who asks for the same gets the same, made once.
 
 An answer is given out for a second without a look at the store, and longer if it was dear to make: for as long as keeps
-it below six thousandths of a core, fifteen seconds at most. However many pages are open, they cost little more than one.
+it below six thousandths of a core, fifteen seconds at most. However many pages are open, they cost little more than
+one.
 """
 
 from __future__ import annotations
