@@ -10,12 +10,13 @@ from sqlalchemy.orm import Session
 
 from coordinator.store.models import Assignment, Device, Event, Input, Metric, StatusChange, Telemetry, Update
 from coordinator.store.queries.devices import FLAGS, status_counts
+from coordinator.store.queries.flags import FLAGGED, flags
 from coordinator.store.queries.history import EventRow, events
 from coordinator.store.queries.page import Order, slot
 from coordinator.store.queries.runs import WAITING, RunRow, runs
 
 LATELY: Final = 3600.0
-"""Seconds for which a refused update stays on the list, and over which throughput is drawn."""
+"""Seconds for which a refused or flagged update stays on the list, and over which throughput is drawn."""
 EXAMPLES: Final = 4
 
 
@@ -33,7 +34,7 @@ class Case:
 class Attention:
     """``count`` devices (or runs) with the same trouble, and the first few of them.
 
-    Kind: refused, offline, late, hot, low-disk, no-data, no-spool (about devices) or idle-run (about runs).
+    Kind: refused, flagged, offline, late, hot, low-disk, no-data, no-spool (about devices) or idle-run (about runs).
     """
 
     kind: str
@@ -109,7 +110,8 @@ def _newest_run() -> Any:
 
 def _attention(session: Session, running: tuple[RunRow, ...], now: float) -> tuple[Attention, ...]:
     found = [
-        _refused(session, now - LATELY),
+        _of_updates(session, "refused", Update.outcome == "refused", now - LATELY),
+        _of_updates(session, "flagged", FLAGGED & (Update.outcome != "refused"), now - LATELY),
         _with_status(session, "offline"),
         _with_status(session, "late"),
         *(_flagged(session, flag) for flag in FLAGS),
@@ -151,30 +153,27 @@ def _cases(session: Session, kind: str, condition: ColumnElement[bool], query: S
     )
 
 
-def _refused(session: Session, since: float) -> Attention:
-    """Devices whose updates were refused since then, with the last reason."""
+def _of_updates(session: Session, kind: str, condition: ColumnElement[bool], since: float) -> Attention:
+    """Devices with such updates since then, with what the last one is about."""
     by_device = (
         select(Update.device_id, func.count().label("count"), func.max(Update.id).label("newest"))
-        .where(Update.outcome == "refused", Update.at >= since)
+        .where(condition, Update.at >= since)
         .group_by(Update.device_id)
         .subquery()
     )
     count = session.scalar(select(func.count()).select_from(by_device)) or 0
     query = (
-        select(Device.id, Device.name, Update.at, Update.reason, cast(by_device.c.count, Integer))
+        select(Device.id, Device.name, Update.at, Update.reason, Update.scores, cast(by_device.c.count, Integer))
         .join(by_device, by_device.c.device_id == Device.id)
         .join(Update, Update.id == by_device.c.newest)
         .order_by(by_device.c.count.desc(), Update.id.desc())
         .limit(EXAMPLES)
     )
-    rows = session.execute(query) if count else ()
-    return Attention(
-        "refused",
-        count,
-        tuple(
-            Case(id, name, at, f"{times} × {reason}" if times > 1 else reason) for id, name, at, reason, times in rows
-        ),
-    )
+    cases = []
+    for id, name, at, reason, scores, times in session.execute(query) if count else ():
+        note = reason if kind == "refused" else "; ".join(flags(scores).values())
+        cases.append(Case(id, name, at, f"{times} × {note}" if times > 1 else note))
+    return Attention(kind, count, tuple(cases))
 
 
 def _idle_runs(running: tuple[RunRow, ...], now: float) -> Attention:
