@@ -5,13 +5,19 @@ contentful paint after its address was entered (the page alone; scripts and styl
 the second visit); ``.traffic`` is what comes over the wire while it stays open; ``.server`` is the processor time of
 the process that serves it, less what it needs without a page; ``.heap`` is the page's JavaScript memory at the end. The
 references are the bars: a second, 20 kB/s, 1 % of a core, 60 MB. ``SHOAL_WEB_SECONDS``: how long each stays open (15).
+
+``web.crowd`` is thirty pages of the same run at once, as programs that ask what an open page asks: ``.server`` is what
+all of them take together, ``.poll_p95`` how long they wait for an answer, ``.api_p95`` how long somebody else waits for
+the API meanwhile.
 """
 
 from __future__ import annotations
 
+import gzip
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import tempfile
 import threading
@@ -20,6 +26,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 from attrs import frozen
 from sqlalchemy import insert, text
@@ -55,6 +63,9 @@ PAGES: Final = {
     "history": "/history",
 }
 BARS: Final = {"first_content": (1.0, "s"), "traffic": (20.0, "kB/s"), "server": (1.0, "% core"), "heap": (60.0, "MB")}
+CROWD: Final = 30
+CROWD_BARS: Final = {"server": (3.0, "% core"), "poll_p95": (100.0, "ms"), "api_p95": (100.0, "ms")}
+_MARKS: Final = re.compile(r'<script type="application/json" data-piece="(\w+)" data-mark="(\w+)"')
 _PAINT: Final = "performance.getEntriesByName('first-contentful-paint')[0]?.startTime"
 
 
@@ -69,7 +80,7 @@ class Clock:
 
 
 def run(progress: Callable[[str], None]) -> list[Row]:
-    """Rows ``web.<page>.first_content``, ``.traffic``, ``.server`` and ``.heap``."""
+    """Rows ``web.<page>.first_content``, ``.traffic``, ``.server`` and ``.heap``, and those of ``web.crowd``."""
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")
     try:
         from playwright.sync_api import sync_playwright
@@ -84,14 +95,21 @@ def run(progress: Callable[[str], None]) -> list[Row]:
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=chromium, args=["--headless", "--no-sandbox"])
             context = browser.new_context(viewport={"width": 1440, "height": 900})
-            context.new_page().goto(link)
+            entry = context.new_page()
+            entry.goto(link)
+            entry.close()  # or it would go on asking
             for name, path in PAGES.items():
                 found = _visit(context, url + path, pid)
                 found["server"] = max(0.0, found["server"] - 100 * idle)
                 told = (f"{what} {value:.3g} {BARS[what][1]}" for what, value in found.items())
                 progress(f"{name}: {', '.join(told)}")
                 rows += [_row(f"{NAME}.{name}.{what}", value, *BARS[what]) for what, value in found.items()]
+            cookies = {one["name"]: one["value"] for one in context.cookies()}
             browser.close()
+        crowd = _crowd(url, "; ".join(f"{name}={value}" for name, value in cookies.items()), pid)
+        crowd["server"] = max(0.0, crowd["server"] - 100 * idle)
+        progress(", ".join(f"{CROWD} pages: {what} {value:.3g} {CROWD_BARS[what][1]}" for what, value in crowd.items()))
+        rows += [_row(f"{NAME}.crowd.{what}", value, *CROWD_BARS[what]) for what, value in crowd.items()]
     return rows
 
 
@@ -118,6 +136,53 @@ def _visit(context: Any, url: str, pid: int) -> dict[str, float]:
     heap = float(page.evaluate("performance.memory.usedJSHeapSize")) / 1e6
     page.close()
     return {"first_content": paint, "traffic": sum(received) / seconds / 1000, "server": 100 * share, "heap": heap}
+
+
+def _crowd(url: str, cookie: str, pid: int) -> dict[str, float]:
+    """Thirty viewers of one run, each with a beat of its own, and one who asks the API twice a second."""
+    stop, polls, asked = threading.Event(), list[float](), list[float]()
+
+    def look(delay: float) -> None:
+        known: dict[str, str] = {}
+        marks: dict[str, str] = {}
+        stop.wait(delay)
+        while not stop.wait(2.0):
+            began = time.perf_counter()
+            answer, text = _get(f"{url}/runs/digits-1", Cookie=cookie, **{"X-Live": "1", **known})
+            polls.append(time.perf_counter() - began)
+            if answer.status == 200:
+                marks |= dict(_MARKS.findall(text))
+                known = {"If-None-Match": answer.headers["ETag"], "X-Known": ",".join(marks.values())}
+
+    def ask() -> None:
+        while not stop.wait(0.5):
+            began = time.perf_counter()
+            _get(f"{url}/api/v1/runs", Cookie=cookie)
+            asked.append(time.perf_counter() - began)
+
+    threads = [threading.Thread(target=look, args=(2.0 * place / CROWD,)) for place in range(CROWD)]
+    threads.append(threading.Thread(target=ask))
+    for thread in threads:
+        thread.start()
+    time.sleep(5.0)  # each has had its first, whole answer
+    share = _share(pid, SECONDS)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    return {"server": 100 * share, "poll_p95": 1000 * _p95(polls), "api_p95": 1000 * _p95(asked)}
+
+
+def _get(url: str, **headers: str) -> tuple[Any, str]:
+    try:
+        with urlopen(Request(url, headers={"Accept-Encoding": "gzip", **headers}), timeout=30) as answer:
+            body = answer.read()
+            return answer, (gzip.decompress(body) if answer.headers["Content-Encoding"] else body).decode()
+    except HTTPError as answer:
+        return answer, ""
+
+
+def _p95(values: list[float]) -> float:
+    return sorted(values)[int(0.95 * (len(values) - 1))]
 
 
 @contextmanager

@@ -169,7 +169,7 @@ def _identify() -> Visitor | None:
 def login() -> tuple[str, int] | Response:
     if visitor() is not None:
         return redirect("/")
-    return _login_page(), 200
+    return _login_page("Your session has ended: log in again" if "login" in session else ""), 200
 
 
 @_doors.get("/login/<token>")

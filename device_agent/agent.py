@@ -21,6 +21,7 @@ from . import feedback, memory, rotation
 from . import offer as offers
 from .address import parse
 from .bench import Finished
+from .clock import Compared
 from .commands import Ended, Orders, Recent, Told
 from .conversation import (
     Acknowledged,
@@ -54,10 +55,10 @@ from .conversation import (
 )
 from .data.keeper import Found, Spoiled
 from .download import Blobs
-from .duty import Duty, Judged
+from .duty import Duty, Judged, News
 from .errors import AgentError, UsageError
 from .identity import Identity
-from .link import Acked, Broker, Denied, Down, Incoming, Link, Up
+from .link import Acked, Denied, Down, Incoming, Link, Up, broker
 from .service import Notifier
 from .session import Session
 from .settings import Settings
@@ -87,7 +88,8 @@ class Agent:
         self._spool = Spool(settings.home, settings.spool_bytes)
         authority = settings.home / identity.authority if identity.authority else None
         self._address = parse(settings.url or identity.url, authority)
-        self._duty = Duty(settings, settings.data, offers.backend(settings), self._started, self._inbox.put)
+        backend = offers.backend(settings)
+        self._duty = Duty(settings, settings.data, self._address, backend, self._started, self._inbox.put)
         self.orders = Orders(settings.home, self._address, recent, self._inbox.put)
         self._blobs = Blobs(
             settings.home / "blobs", settings.cache_bytes, self._address, identity.device, identity.secret
@@ -103,16 +105,8 @@ class Agent:
             settings.checkpoint_seconds,
             self._inbox.put,
         )
-        broker = Broker(
-            identity.broker_host,
-            identity.broker_port,
-            identity.broker_tls,
-            authority,
-            identity.device,
-            identity.secret,
-        )
         chance = Random()  # noqa: S311  # jitter, no secrets
-        self._link = Link(broker, self._boot, chance, self._from_link, self._appeal)
+        self._link = Link(broker(identity, settings.home), self._boot, chance, self._from_link, self._appeal)
         beats, room = settings.heartbeat or identity.heartbeat, settings.spool_bytes // 2
         self._session = Session(None, self._boot, beats, chance, self._spool.load(), time.monotonic(), room)
         self._status = StatusFile(settings.home)
@@ -139,15 +133,11 @@ class Agent:
             while not self._stopping and not self.orders.stopping:
                 self._tell_damage()
                 self._look()
-                event = self._event(self._next())
-                if event is not None:
-                    self._handle(event)
-                if isinstance(event, Trained):
-                    self._workshop.taken(event.assignment)
+                self._take_next()
                 for tag, result in self.orders.untold() if self._session.connected else ():
                     self._link.publish("result", result, tag)
         finally:
-            if not self.orders.restart:
+            if self._stopping or self.orders.forgotten:
                 self._notifier.stopping()
             self._workshop.close()
             self._duty.close()
@@ -164,6 +154,14 @@ class Agent:
     def _from_link(self, happened: object) -> None:
         if not isinstance(happened, Incoming) or self._inbox.qsize() < INBOX:
             self._inbox.put(happened)
+
+    def _take_next(self) -> None:
+        # A method of its own: while the next event is waited for nothing holds on to the last, which may be large.
+        event = self._event(self._next())
+        if event is not None:
+            self._handle(event)
+        if isinstance(event, Trained):
+            self._workshop.taken(event.assignment)
 
     def _next(self) -> object:
         nap = max(min(self._session.wake_at, self._duty.look_at) - time.monotonic(), 0.0)
@@ -188,16 +186,17 @@ class Agent:
                 log.info("connected host=%s port=%d", self._identity.broker_host, self._identity.broker_port)
                 self._cause = None
                 self.orders.connected()
+                self._duty.clock.hurry()
                 self._heard(Judged(True))
                 return Connected()
             case Down(cause):
                 self._cause = cause
                 return Disconnected()
             case Denied():
-                self._duty.denied(self._address, self._identity)
+                self._duty.denied(self._identity)
             case Judged(False) if self._session.connected:
                 pass  # asked with the secret before this one: the broker has let us in since
-            case Found() | Spoiled() | Judged():
+            case Found() | Spoiled() | Judged() | Compared():
                 self._heard(happened)
             case Incoming(topic, payload, retained):
                 message = self._decoded(topic, payload)
@@ -357,7 +356,7 @@ class Agent:
         self._follow()
         self._notifier.alive(f"{self._state}: {self._reason}" if self._reason else self._state)
 
-    def _heard(self, found: Found | Spoiled | Judged) -> None:
+    def _heard(self, found: News) -> None:
         event = self._duty.heard(found)
         self._workshop.dataset = self._duty.loaded.training if self._duty.loaded else None
         self._workshop.held_out = self._duty.loaded.held_out if self._duty.loaded else None
@@ -378,8 +377,13 @@ class Agent:
 
     @property
     def _reason(self) -> str | None:
-        """Why no work is done: what is in the way here, or else what the coordinator said."""
-        return self._duty.reason or (self._told if self._session.state == "idle" else None)
+        """Why no work is done: what is in the way here, or else what the coordinator or the last attempt said."""
+        return self._duty.reason or self._last
+
+    @property
+    def _last(self) -> str | None:
+        last = {"idle": self._told or self._session.setback, "fetching": self._blobs.trouble}
+        return last.get(self._session.state)
 
     def _tell_status(self) -> None:
         connected, state = self._session.connected, self._state
@@ -389,5 +393,5 @@ class Agent:
             "training": self._workshop.training,
             "board": self._duty.measured(),
         }
-        facts = {"connected": connected, "state": state, "cause": self._cause, "told": self._told, **self._duty.facts()}
+        facts = {"connected": connected, "state": state, "cause": self._cause, "told": self._last, **self._duty.facts()}
         self._status.write(facts, passing)

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from flask import Blueprint, render_template
-from flask.typing import ResponseReturnValue
+from typing import Final
 
-from coordinator.errors import ShoalError
+from flask import Blueprint, g, render_template, request
+from flask.typing import ResponseReturnValue
+from werkzeug.exceptions import HTTPException
+
+from coordinator.api import problems
 from coordinator.services import Services
 from web import (
     actions,
     assets,
+    bulk,
     chart_views,
     compare,
     enrol,
     history,
+    live,
     models,
     new_run,
     pages,
@@ -21,9 +26,13 @@ from web import (
     settings,
     wording,
 )
+from web.answers import Answers
 from web.memory import Memory
 
 __all__ = ["create_blueprint"]
+
+RETRY: Final = 5
+"""Seconds after which a page that could not be made is tried again."""
 
 
 def create_blueprint(services: Services) -> Blueprint:
@@ -34,13 +43,21 @@ def create_blueprint(services: Services) -> Blueprint:
     assets.install(blueprint)
     wording.install(blueprint)
     memory = Memory()
+    live.install(blueprint, Answers(services.clock), memory)
     for page in (pages, chart_views, compare):
         page.install(blueprint, services, memory)
-    for part in (new_run, models, rollouts, history, enrol, settings, actions):
+    for part in (new_run, models, rollouts, history, enrol, settings, bulk, actions):
         part.install(blueprint, services)
-    blueprint.register_error_handler(ShoalError, _explain)
+    blueprint.app_errorhandler(Exception)(_explain)
     return blueprint
 
 
-def _explain(error: ShoalError) -> ResponseReturnValue:
-    return render_template("error.html", error=error), error.entry.status
+def _explain(error: Exception) -> ResponseReturnValue:
+    """A page that says what is wrong. If the store is in trouble it is made without it, and looks again by itself."""
+    if isinstance(error, HTTPException) and error.code not in (404, 405):
+        return error
+    told = problems.known(error)
+    if "visitor" not in g:
+        g.visitor = None
+    again = RETRY if told.entry.status == 503 and request.method == "GET" else 0
+    return render_template("error.html", error=told, again=again), told.entry.status

@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from flask import Blueprint, redirect, url_for
+from flask import Blueprint, redirect, request, url_for
 from werkzeug.wrappers import Response
 
 from coordinator import auth
 from coordinator.errors import ShoalError
+from coordinator.fleet import steering
+from coordinator.fleet.steering import Deed
 from coordinator.operators import Visitor
 from coordinator.services import Services
-from coordinator.store import registry
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
-DEVICE_ACTIONS: Final[dict[str, Callable[..., None]]] = {
-    "pause": registry.pause,
-    "resume": registry.resume,
-    "release": registry.release,
-    "adopt": registry.adopt,
-    "revoke": registry.revoke,
-}
 RUN_ACTIONS: Final = ("pause", "resume", "stop")
 
 
@@ -31,15 +24,19 @@ def install(blueprint: Blueprint, services: Services) -> None:
     @blueprint.post("/devices/<id>/<action>")
     @auth.require("operator")
     def act_on_device(id: str, action: str) -> Response:
-        change = DEVICE_ACTIONS.get(action)
-        if change is None:
+        if action not in steering.ACTIONS:
             raise ShoalError("not-found", f"Nothing called {action[:40]!r} can be done to a device")
-        by, now, heartbeat = _name(auth.visitor()), services.clock(), services.settings.heartbeat
+        deed, by = Deed(action=action, value=request.form.get("value", "").strip()), _name(auth.visitor())
+        if action == "command":
+            auth.admit("admin" if deed.value == "decommission" else "operator")
+            services.commands.command(id, deed.value, life=deed.life, by=by)
+        else:
+            change = steering.change(services, deed, by)
 
-        def write(session: Session) -> None:
-            change(session, id, now, heartbeat, by=by)
+            def write(session: Session) -> None:
+                change(session, id)
 
-        services.commands.write(write)
+            services.commands.write(write)
         if action == "revoke":
             services.commands.disconnect(id)
         return redirect(url_for("web.device", id=id), 303)

@@ -13,6 +13,10 @@ from coordinator.errors import ShoalError
 from coordinator.store import queries
 
 PAGE_SIZE: Final = 50
+CURVE_AXES: Final = ("time", "version", "bytes")
+MEASURES: Final = ("accuracy", "loss")
+LANES: Final = 40
+"""Devices on one page of the timeline."""
 WINDOWS: Final = (120, 300, 900, 3600)
 """Seconds of work that the timeline shows; the second is the usual one."""
 
@@ -40,6 +44,12 @@ def window(began: float, ended: float | None, now: float) -> Window:
     return Window(max(until - asked, min(began, until - WINDOWS[0] / 4)), until, ended is None, asked)
 
 
+def device_filter() -> queries.DeviceFilter:
+    return queries.DeviceFilter(
+        status=text("status"), group=text("group"), text=text("text"), flag=text("flag"), tag=text("tag")
+    )
+
+
 def update_filter() -> queries.UpdateFilter:
     return queries.UpdateFilter(
         run=text("run"),
@@ -48,6 +58,7 @@ def update_filter() -> queries.UpdateFilter:
         width=number("width"),
         since=moment("since"),
         until=moment("until"),
+        flagged=bool(text("flagged")),
     )
 
 

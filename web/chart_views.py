@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
@@ -14,10 +15,9 @@ from coordinator.errors import ShoalError
 from coordinator.services import Services
 from coordinator.store import queries
 from web import charts, live
-from web.address import choice, whole, window
-from web.assets import pack
+from web.address import CURVE_AXES, LANES, MEASURES, choice, whole, window
+from web.answers import Answer
 from web.memory import Memory
-from web.pages import CURVE_AXES, LANES, MEASURES
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -28,6 +28,9 @@ def install(blueprint: Blueprint, services: Services, memory: Memory) -> None:
     blueprint.add_url_rule("/runs/<id>/charts/<name>", "chart", auth.require("viewer")(views.chart))
 
 
+Draw = Callable[["Session", queries.RunBrief, str, float], charts.Chart]
+
+
 @frozen
 class ChartViews:
     services: Services
@@ -35,23 +38,30 @@ class ChartViews:
 
     def chart(self, id: str, name: str) -> Response:
         """One chart of one run in the theme asked for."""
-        draw = {
+        draw = self._charts.get(name)
+        if draw is None:
+            raise ShoalError("not-found", f"There is no chart {name[:40]!r}")
+        theme = choice("theme", charts.THEMES)
+
+        def take(session: Session, tag: str, now: float) -> Answer:
+            return Answer(tag, told(draw(session, queries.run_brief(session, id), theme, now)))
+
+        return live.shared(self.services, take, mimetype="application/json")
+
+    def pieces(self, session: Session, id: str, now: float) -> dict[str, str]:
+        """{chart: what has changed in it}, for the page of the run: of its parameters, in any theme."""
+        brief = queries.run_brief(session, id)
+        return {name: fresh(draw(session, brief, charts.THEMES[0], now)) for name, draw in self._charts.items()}
+
+    @property
+    def _charts(self) -> dict[str, Draw]:
+        return {
             "curve": self._curve,
             "timeline": self._timeline,
             "staleness": self._staleness,
             "widths": self._widths,
             "delays": self._delays,
-        }.get(name)
-        if draw is None:
-            raise ShoalError("not-found", f"There is no chart {name[:40]!r}")
-        theme = choice("theme", charts.THEMES)
-        now = self.services.clock()
-        with self.services.database.read() as session:
-            tag = live.etag(queries.cursor(session), now)
-            if live.unchanged(tag):
-                return live.not_modified(tag)
-            chart = draw(session, queries.run_brief(session, id), theme, now)
-        return answer(chart, tag, now)
+        }
 
     def _curve(self, session: Session, run: queries.RunBrief, theme: str, now: float) -> charts.Chart:
         across, measure = choice("x", CURVE_AXES), choice("y", MEASURES)
@@ -81,15 +91,15 @@ class ChartViews:
         return charts.delays(found, theme)
 
 
-def answer(chart: charts.Chart, tag: str, now: float) -> Response:
+def told(chart: charts.Chart) -> str:
     """The figure, or with ``data`` in the address what has changed in it."""
-    body: dict[str, Any] = (
-        {"sources": chart.sources, "properties": chart.properties}
-        if "data" in request.args
-        else {"item": json_item(chart.figure)}
-    )
     # Bokeh's references depend on the order of the keys: never sorted.
-    response = pack(Response(json.dumps(body, separators=(",", ":")), mimetype="application/json"))
-    response.set_etag(tag)
-    response.headers["X-Now"] = f"{now:.3f}"
-    return response
+    return fresh(chart) if "data" in request.args else _json({"item": json_item(chart.figure)})
+
+
+def fresh(chart: charts.Chart) -> str:
+    return _json({"sources": chart.sources, "properties": chart.properties})
+
+
+def _json(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, separators=(",", ":"))

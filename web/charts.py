@@ -7,7 +7,7 @@ A chart has named sources. The figure is sent once; after that only ``sources`` 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from typing import Any, Final
@@ -43,11 +43,15 @@ _DAY = "%H:%M:%S"
 
 @frozen
 class Chart:
-    """What the browser needs: the figure the first time, sources and properties every time."""
+    """What the browser needs: the figure the first time, sources and properties every time. To ``draw`` it is dear."""
 
-    figure: Any
+    draw: Callable[[], Any]
     sources: Mapping[str, Columns]
     properties: Mapping[str, Mapping[str, Any]] = field(factory=dict)
+
+    @property
+    def figure(self) -> Any:
+        return self.draw()
 
 
 @cache
@@ -81,26 +85,30 @@ def curve(
         "version": [point.version for point in shown],
         "after": [span(point.seconds) for point in shown],
     }
-    tones = colours(theme)
-    plot = _plot(theme, 280)
-    source = ColumnDataSource(columns, name="curve")
-    line = plot.line("x", measure, source=source, color=tones["accent"], width=2)
-    plot.scatter("x", measure, source=source, color=tones["accent"], size=4)
-    tips = [
-        ("Version", "@version"),
-        ("Accuracy", "@accuracy{0.0 %}"),
-        ("Loss", "@loss{0.000}"),
-        ("After", "@after"),
-    ]
-    charts.explain(plot, [line], tips, mode="vline")
-    plot.yaxis.formatter = NumeralTickFormatter(format="0 %" if measure == "accuracy" else "0.[000]")
-    plot.xaxis.axis_label = label
-    plot.xaxis[0].name = "across"
-    plot.y_range.range_padding = 0.08
-    if target is not None and measure == "accuracy":
-        plot.add_layout(Span(location=target, dimension="width", line_color=tones["mute"], line_dash="dashed"))
-        plot.y_range.renderers = [line]
-    return Chart(plot, {"curve": columns}, {"across": {"axis_label": label}})
+
+    def draw() -> Any:
+        tones = colours(theme)
+        plot = _plot(theme, 280)
+        source = ColumnDataSource(columns, name="curve")
+        line = plot.line("x", measure, source=source, color=tones["accent"], width=2)
+        plot.scatter("x", measure, source=source, color=tones["accent"], size=4)
+        tips = [
+            ("Version", "@version"),
+            ("Accuracy", "@accuracy{0.0 %}"),
+            ("Loss", "@loss{0.000}"),
+            ("After", "@after"),
+        ]
+        charts.explain(plot, [line], tips, mode="vline")
+        plot.yaxis.formatter = NumeralTickFormatter(format="0 %" if measure == "accuracy" else "0.[000]")
+        plot.xaxis.axis_label = label
+        plot.xaxis[0].name = "across"
+        plot.y_range.range_padding = 0.08
+        if target is not None and measure == "accuracy":
+            plot.add_layout(Span(location=target, dimension="width", line_color=tones["mute"], line_dash="dashed"))
+            plot.y_range.renderers = [line]
+        return plot
+
+    return Chart(draw, {"curve": columns}, {"across": {"axis_label": label}})
 
 
 def thinned(points: Sequence[CurvePoint]) -> Sequence[CurvePoint]:
@@ -112,42 +120,47 @@ def thinned(points: Sequence[CurvePoint]) -> Sequence[CurvePoint]:
 def timeline(bars: Sequence[Bar], devices: Sequence[str], since: float, until: float, theme: str) -> Chart:
     """Who trained what width when: a lane for each device, the first on top."""
     columns = _bar_columns(bars)
-    tones = colours(theme)
-    lanes = FactorRange(factors=list(reversed(devices)), name="lanes")
-    shown = Range1d(start=_milliseconds(since), end=_milliseconds(until), name="window")
-    plot = _plot(theme, _height(devices), x_axis_type="datetime", y_range=lanes, x_range=shown)
-    plot.name = "timeline"
-    shades = [f"--width-{step}" for step in WIDTH_STEPS]
-    marks = [tones["warn"], tones["bad"], tones["mute"], tones["mute"]]
-    lanes_drawn = plot.hbar(
-        "name", left="left", right="right", height=0.72, source=ColumnDataSource(columns, name="bars"),
-        fill_color=factor_cmap("shade", [tones[name.removeprefix("--")] for name in shades], shades),
-        line_color=factor_cmap("outcome", marks, UNUSED, nan_color="#00000000"),
-        fill_alpha="strength", line_width=1.2,
-        hatch_pattern=factor_hatch("outcome", ["right_diagonal_line", "cross", "dot", "dot"], UNUSED),
-        hatch_color=factor_cmap("outcome", marks, UNUSED, nan_color="#00000000"), hatch_scale=9, hatch_weight=1.5,
-    )  # fmt: skip
-    tips = [
-        ("Device", "@name"),
-        ("Width", "@width of version @base"),
-        ("Outcome", "@outcome @reason"),
-        ("Staleness", "@staleness"),
-        ("Lasted", "@lasted @phases"),
-    ]
-    charts.explain(plot, [lanes_drawn], tips)
-    plot.xaxis.formatter = DatetimeTickFormatter(
-        milliseconds=_DAY, seconds=_DAY, minsec=_DAY, minutes="%H:%M", hourmin="%H:%M", hours="%H:%M"
-    )
-    charts.seldom(plot)
-    plot.xaxis.axis_label = "UTC"
-    plot.ygrid.visible = False
-    plot.yaxis.major_label_text_font_size = "10.5px"
+    lanes, start, end = list(reversed(devices)), _milliseconds(since), _milliseconds(until)
     properties: dict[str, dict[str, Any]] = {
-        "window": {"start": shown.start, "end": shown.end},
-        "lanes": {"factors": list(reversed(devices))},
+        "window": {"start": start, "end": end},
+        "lanes": {"factors": lanes},
         "timeline": {"height": _height(devices)},
     }
-    return Chart(plot, {"bars": columns}, properties)
+
+    def draw() -> Any:
+        tones = colours(theme)
+        shown = Range1d(start=start, end=end, name="window")
+        every = FactorRange(factors=lanes, name="lanes")
+        plot = _plot(theme, _height(devices), x_axis_type="datetime", y_range=every, x_range=shown)
+        plot.name = "timeline"
+        shades = [f"--width-{step}" for step in WIDTH_STEPS]
+        marks = [tones["warn"], tones["bad"], tones["mute"], tones["mute"]]
+        lanes_drawn = plot.hbar(
+            "name", left="left", right="right", height=0.72, source=ColumnDataSource(columns, name="bars"),
+            fill_color=factor_cmap("shade", [tones[name.removeprefix("--")] for name in shades], shades),
+            line_color=factor_cmap("outcome", marks, UNUSED, nan_color="#00000000"),
+            fill_alpha="strength", line_width=1.2,
+            hatch_pattern=factor_hatch("outcome", ["right_diagonal_line", "cross", "dot", "dot"], UNUSED),
+            hatch_color=factor_cmap("outcome", marks, UNUSED, nan_color="#00000000"), hatch_scale=9, hatch_weight=1.5,
+        )  # fmt: skip
+        tips = [
+            ("Device", "@name"),
+            ("Width", "@width of version @base"),
+            ("Outcome", "@outcome @reason @flags"),
+            ("Staleness", "@staleness"),
+            ("Lasted", "@lasted @phases"),
+        ]
+        charts.explain(plot, [lanes_drawn], tips)
+        plot.xaxis.formatter = DatetimeTickFormatter(
+            milliseconds=_DAY, seconds=_DAY, minsec=_DAY, minutes="%H:%M", hourmin="%H:%M", hours="%H:%M"
+        )
+        charts.seldom(plot)
+        plot.xaxis.axis_label = "UTC"
+        plot.ygrid.visible = False
+        plot.yaxis.major_label_text_font_size = "10.5px"
+        return plot
+
+    return Chart(draw, {"bars": columns}, properties)
 
 
 def staleness(found: Staleness, theme: str) -> Chart:
@@ -166,18 +179,22 @@ def staleness(found: Staleness, theme: str) -> Chart:
         "breadth": [wide * 0.86] * len(bins),
         **{kind: [one[kind] for one in bins] for kind in kinds},
     }
-    tones = colours(theme)
-    plot = _plot(theme, 220)
-    stacked = plot.vbar_stack(
-        kinds, x="middle", width="breadth", source=ColumnDataSource(columns, name="staleness"),
-        fill_color=[tones["good"], tones["info"], tones["warn"]], line_color=None,
-    )  # fmt: skip
-    tips = [("Staleness", "@versions"), *((kind.capitalize(), f"@{kind}") for kind in kinds)]
-    charts.explain(plot, stacked, tips)
-    plot.xaxis.axis_label = "versions the model had advanced"
-    plot.xaxis.ticker = BasicTicker(min_interval=1)
-    plot.y_range.start = 0
-    return Chart(plot, {"staleness": columns})
+
+    def draw() -> Any:
+        tones = colours(theme)
+        plot = _plot(theme, 220)
+        stacked = plot.vbar_stack(
+            kinds, x="middle", width="breadth", source=ColumnDataSource(columns, name="staleness"),
+            fill_color=[tones["good"], tones["info"], tones["warn"]], line_color=None,
+        )  # fmt: skip
+        tips = [("Staleness", "@versions"), *((kind.capitalize(), f"@{kind}") for kind in kinds)]
+        charts.explain(plot, stacked, tips)
+        plot.xaxis.axis_label = "versions the model had advanced"
+        plot.xaxis.ticker = BasicTicker(min_interval=1)
+        plot.y_range.start = 0
+        return plot
+
+    return Chart(draw, {"staleness": columns})
 
 
 def widths(spans: Sequence[WidthSpan], theme: str) -> Chart:
@@ -191,17 +208,21 @@ def widths(spans: Sequence[WidthSpan], theme: str) -> Chart:
         "text": [", ".join(f"{width(w)}: {n}" for w, n in sorted(one.counts.items())) for one in spans],
         **{name: [count[name] for count in counts] for name in names},
     }
-    tones = colours(theme)
-    plot = _plot(theme, 220, x_axis_type="datetime")
-    stacked = plot.vbar_stack(
-        names, x="middle", width="breadth", source=ColumnDataSource(columns, name="widths"),
-        fill_color=[tones[name.removeprefix("--")] for name in names], line_color=None,
-    )  # fmt: skip
-    charts.explain(plot, stacked, [("Updates", "@total"), ("By width", "@text")])
-    charts.seldom(plot)
-    plot.xaxis.axis_label = "UTC"
-    plot.y_range.start = 0
-    return Chart(plot, {"widths": columns})
+
+    def draw() -> Any:
+        tones = colours(theme)
+        plot = _plot(theme, 220, x_axis_type="datetime")
+        stacked = plot.vbar_stack(
+            names, x="middle", width="breadth", source=ColumnDataSource(columns, name="widths"),
+            fill_color=[tones[name.removeprefix("--")] for name in names], line_color=None,
+        )  # fmt: skip
+        charts.explain(plot, stacked, [("Updates", "@total"), ("By width", "@text")])
+        charts.seldom(plot)
+        plot.xaxis.axis_label = "UTC"
+        plot.y_range.start = 0
+        return plot
+
+    return Chart(draw, {"widths": columns})
 
 
 def delays(spans: Sequence[Delay], theme: str) -> Chart:
@@ -212,17 +233,21 @@ def delays(spans: Sequence[Delay], theme: str) -> Chart:
         "most": [one.most for one in spans],
         "count": [one.count for one in spans],
     }
-    tones = colours(theme)
-    plot = _plot(theme, 220, x_axis_type="datetime")
-    source = ColumnDataSource(columns, name="delays")
-    plot.scatter("middle", "most", source=source, color=tones["warn"], size=5, marker="dash", line_width=2)
-    line = plot.line("middle", "mean", source=source, color=tones["accent"], width=2)
-    tips = [("Mean", "@mean{0.0} versions"), ("Largest", "@most versions"), ("Updates", "@count")]
-    charts.explain(plot, [line], tips, mode="vline")
-    charts.seldom(plot)
-    plot.xaxis.axis_label = "UTC"
-    plot.y_range.start = 0
-    return Chart(plot, {"delays": columns})
+
+    def draw() -> Any:
+        tones = colours(theme)
+        plot = _plot(theme, 220, x_axis_type="datetime")
+        source = ColumnDataSource(columns, name="delays")
+        plot.scatter("middle", "most", source=source, color=tones["warn"], size=5, marker="dash", line_width=2)
+        line = plot.line("middle", "mean", source=source, color=tones["accent"], width=2)
+        tips = [("Mean", "@mean{0.0} versions"), ("Largest", "@most versions"), ("Updates", "@count")]
+        charts.explain(plot, [line], tips, mode="vline")
+        charts.seldom(plot)
+        plot.xaxis.axis_label = "UTC"
+        plot.y_range.start = 0
+        return plot
+
+    return Chart(draw, {"delays": columns})
 
 
 def _bar_columns(bars: Sequence[Bar]) -> Columns:
@@ -239,6 +264,7 @@ def _bar_columns(bars: Sequence[Bar]) -> Columns:
         "lasted": [span(bar.end - bar.begin) for bar in bars],
         "phases": [_phases(bar) for bar in bars],
         "reason": [bar.reason for bar in bars],
+        "flags": ["; ".join(("flagged", *bar.flags.values())) if bar.flags else "" for bar in bars],
         "strength": [0.35 if bar.outcome in UNUSED else 1.0 for bar in bars],
     }
 

@@ -16,10 +16,10 @@ from coordinator.services import Services
 from coordinator.store import queries
 from coordinator.store.queries import CurvePoint, RunDetail
 from web import address, chart_views, charts, live
-from web.address import choice
+from web.address import CURVE_AXES, MEASURES, choice
+from web.answers import Answer
 from web.charts import Chart, Columns
 from web.memory import Memory
-from web.pages import CURVE_AXES, MEASURES
 from web.wording import span
 
 if TYPE_CHECKING:
@@ -77,13 +77,13 @@ class Compare:
 
     def chart(self) -> Response:
         names, axis, measure = _names(), choice("x", CURVE_AXES), choice("y", MEASURES)
-        theme, now = choice("theme", charts.THEMES), self.services.clock()
-        with self.services.database.read() as session:
-            tag = live.etag(queries.cursor(session), now)
-            if live.unchanged(tag):
-                return live.not_modified(tag)
+        theme = choice("theme", charts.THEMES)
+
+        def take(session: Session, tag: str, now: float) -> Answer:
             found = [(name, charts.thinned(self._curve(session, name))) for name in names]
-        return chart_views.answer(drawn(found, axis, measure, theme), tag, now)
+            return Answer(tag, chart_views.told(drawn(found, axis, measure, theme)))
+
+        return live.shared(self.services, take, mimetype="application/json")
 
     def _curve(self, session: Session, run: str) -> Sequence[CurvePoint]:
         return self.memory.recall(("curve", run), lambda: queries.curve(session, run))
@@ -110,24 +110,28 @@ def drawn(found: Sequence[tuple[str, Sequence[CurvePoint]]], axis: str, measure:
     """Accuracy, or loss, of every run over time, version or bytes received."""
     longest = max((curve[-1].seconds for _, curve in found if curve), default=0.0)
     seconds, unit = (1, "seconds") if longest < 180 else (60, "minutes") if longest < 10800 else (3600, "hours")
-    tones = charts.colours(theme)
-    plot = look.plot(tones, 320)
-    sources: dict[str, Columns] = {}
-    lines = []
-    for place, (name, curve) in enumerate(found):
-        sources[f"run-{place}"] = columns = _columns(name, curve, axis, measure, seconds)
-        line = plot.line(
-            "x", "y", source=ColumnDataSource(columns, name=f"run-{place}"), color=tones[_TONES[place]], width=2,
-            line_dash=_DASHES[place],
-        )  # fmt: skip
-        lines.append(line)
-    tips = [("Run", "@run"), ("Version", "@version"), ("Accuracy", "@accuracy{0.0 %}"), ("After", "@after")]
-    look.explain(plot, lines, tips)
-    plot.yaxis.formatter = NumeralTickFormatter(format="0 %" if measure == "accuracy" else "0.[000]")
     labels = {"time": f"{unit} since its start", "version": "version", "bytes": "MB received from all devices"}
-    plot.xaxis.axis_label = labels[axis]
-    plot.xaxis[0].name = "across"
-    return Chart(plot, sources, {"across": {"axis_label": labels[axis]}})
+    sources = {
+        f"run-{place}": _columns(name, curve, axis, measure, seconds) for place, (name, curve) in enumerate(found)
+    }
+
+    def draw() -> Any:
+        tones = charts.colours(theme)
+        plot = look.plot(tones, 320)
+        lines = [
+            plot.line(
+                "x", "y", source=ColumnDataSource(columns, name=name), color=tones[tone], width=2, line_dash=dash
+            )
+            for (name, columns), tone, dash in zip(sources.items(), _TONES, _DASHES, strict=False)
+        ]
+        tips = [("Run", "@run"), ("Version", "@version"), ("Accuracy", "@accuracy{0.0 %}"), ("After", "@after")]
+        look.explain(plot, lines, tips)
+        plot.yaxis.formatter = NumeralTickFormatter(format="0 %" if measure == "accuracy" else "0.[000]")
+        plot.xaxis.axis_label = labels[axis]
+        plot.xaxis[0].name = "across"
+        return plot
+
+    return Chart(draw, sources, {"across": {"axis_label": labels[axis]}})
 
 
 def _columns(name: str, curve: Sequence[CurvePoint], axis: str, measure: str, seconds: float) -> Columns:

@@ -12,7 +12,9 @@ from coordinator import auth
 from coordinator.services import Services
 from coordinator.store import queries
 from web import address, live
-from web.address import WINDOWS, Window, choice, text, whole, window
+from web.address import CURVE_AXES, LANES, MEASURES, WINDOWS, Window, choice, text, whole, window
+from web.bulk import WAYS
+from web.chart_views import ChartViews
 from web.memory import Memory
 from web.wording import WIDTH_STEPS
 
@@ -20,13 +22,11 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
 TELEMETRY_SPAN: Final = 3600.0
-CURVE_AXES: Final = ("time", "version", "bytes")
-MEASURES: Final = ("accuracy", "loss")
+KINDS: Final = ("identify", "restart", "collect-logs", "rotate")
+"""What a device may be told from its page."""
 EVENTS: Final = 15
 PARTS: Final = 20
 """Devices on one page of a run's contributions."""
-LANES: Final = 40
-"""Devices on one page of the timeline."""
 
 
 def install(blueprint: Blueprint, services: Services, memory: Memory) -> None:
@@ -57,10 +57,7 @@ class Pages:
         return live.page(self.services, "overview.html", gather)
 
     def devices(self) -> Response:
-        wanted = queries.DeviceFilter(
-            status=text("status"), group=text("group"), text=text("text"), flag=text("flag")
-        )
-        order = address.order("name")
+        wanted, order = address.device_filter(), address.order("name")
 
         def gather(session: Session, now: float) -> dict[str, Any]:
             return {
@@ -68,6 +65,8 @@ class Pages:
                 "wanted": wanted,
                 "statuses": queries.status_counts(session),
                 "groups": queries.groups(session),
+                "tags": queries.tags(session),
+                "ways": WAYS,
             }
 
         return live.page(self.services, "devices.html", gather, telemetry=True)
@@ -80,6 +79,10 @@ class Pages:
                 "changes": queries.status_changes(session, id, limit=12),
                 "events": queries.events(session, device=id, limit=12),
                 "deployed": queries.deployed(session, id),
+                "commands": queries.commands(session, id, limit=12),
+                "kinds": KINDS,
+                "groups": queries.groups(session),
+                "tags": queries.tags(session),
                 "series": queries.telemetry(session, id, now - TELEMETRY_SPAN, now, points=120),
             }
 
@@ -125,7 +128,10 @@ class Pages:
                 "steps": WIDTH_STEPS,
             }
 
-        return live.page(self.services, "run.html", gather)
+        def pieces(session: Session, now: float) -> dict[str, str]:
+            return ChartViews(self.services, self.memory).pieces(session, id, now)
+
+        return live.page(self.services, "run.html", gather, pieces=pieces)
 
     def assignment(self, id: str) -> Response:
         def gather(session: Session, now: float) -> dict[str, Any]:

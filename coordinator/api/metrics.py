@@ -105,7 +105,7 @@ def _fleet(session: Session, now: float) -> Iterator[Any]:
     for flag, raised in queries.FLAGS.items():
         known = raised & Device.status.not_in(("revoked", "offline"))
         flags[flag,] = session.scalar(select(func.count()).select_from(Device).where(known)) or 0
-    yield _gauge("devices_flagged", "Devices that are hot, low on disk or without usable data.", flags, ("flag",))
+    yield _gauge("devices_flagged", "Devices hot, low on disk, without usable data or spool.", flags, ("flag",))
     changes = session.execute(select(StatusChange.new, func.count()).group_by(StatusChange.new)).all()
     told = {(status,): count for status, count in changes}
     yield _counter("device_status_changes", "Changes to a status.", told, ("status",))

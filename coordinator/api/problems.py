@@ -29,14 +29,14 @@ _OF_STATUS: Final = {
 
 def answer(error: Exception) -> Response:
     """The response for any exception; what was not foreseen is logged and says nothing about itself."""
-    known = _known(error)
-    entry = CATALOGUE[known.code]
+    told = known(error)
+    entry = CATALOGUE[told.code]
     body = {
-        "type": f"urn:shoal:error:{known.code}",
+        "type": f"urn:shoal:error:{told.code}",
         "title": entry.title,
         "status": entry.status,
-        "detail": known.detail,
-        "code": known.code,
+        "detail": told.detail,
+        "code": told.code,
     }
     response = Response(json.dumps(body, ensure_ascii=False), entry.status, content_type=MEDIA_TYPE)
     response.headers["Cache-Control"] = "no-store"
@@ -49,7 +49,8 @@ def answer(error: Exception) -> Response:
     return response
 
 
-def _known(error: Exception) -> ShoalError:
+def known(error: Exception) -> ShoalError:
+    """Any exception as one of the catalogue; what was not foreseen goes to the log."""
     if isinstance(error, ShoalError):
         return error
     if isinstance(error, ProtocolError):

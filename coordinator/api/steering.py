@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final, Literal
+from typing import Literal
 
 from attrs import frozen
 from sqlalchemy.orm import Session
@@ -11,12 +11,11 @@ from sqlalchemy.orm import Session
 from coordinator.api.endpoint import Endpoint
 from coordinator.auth import admit, services
 from coordinator.errors import ShoalError
+from coordinator.fleet import steering
+from coordinator.fleet.steering import LIFE
 from coordinator.operators import Visitor
 from coordinator.store import queries, registry
 from coordinator.store.queries import CommandRow, DeviceDetail
-
-LIFE: Final = 3600.0
-"""Seconds a device has to carry out a command."""
 
 
 @frozen(kw_only=True)
@@ -71,12 +70,12 @@ class BulkResult:
 
 def tag_device(device: str, body: TagRequest) -> DeviceDetail:
     """Call a device by one more word."""
-    return _change(device, lambda writing, _, __: registry.tag(writing, device, body.tag))
+    return _change(device, lambda writing, now, who: registry.tag(writing, device, body.tag, now, by=who.name))
 
 
 def untag_device(device: str, body: TagRequest) -> DeviceDetail:
     """Take a word from a device."""
-    return _change(device, lambda writing, _, __: registry.untag(writing, device, body.tag))
+    return _change(device, lambda writing, now, who: registry.untag(writing, device, body.tag, now, by=who.name))
 
 
 def group_device(device: str, body: GroupRequest) -> DeviceDetail:
@@ -102,7 +101,7 @@ def list_commands(device: str) -> tuple[CommandRow, ...]:
 
 def steer_devices(body: BulkRequest) -> BulkResult:
     """Adopt, release, pause, resume, tag, group or command all devices that pass a filter."""
-    who, now = admit("admin" if body.value == "decommission" else "operator"), services().clock()
+    who = admit("admin" if body.value == "decommission" else "operator")
     wanted = queries.DeviceFilter(
         status=body.status, group=body.group, text=body.text, flag=body.flag, tag=body.tag
     )
@@ -110,35 +109,14 @@ def steer_devices(body: BulkRequest) -> BulkResult:
         raise ShoalError("bad-request", "Name the devices: give a status, group, text, flag or tag, or every")
     with services().database.read() as reading:
         ids = queries.device_ids(reading, wanted)
-    reasons = []
-    for device in ids:
-        try:
-            _steer(body, device, now, who)
-        except ShoalError as error:
-            if error.code not in ("conflict", "not-found"):
-                raise
-            reasons.append(error.detail)
-    return BulkResult(devices=len(ids), refused=len(reasons), reason=reasons[0] if reasons else "")
+    done = steering.steer(
+        services(), steering.Deed(action=body.action, value=body.value, life=body.ttl), ids, who.name
+    )
+    reason = next(iter(done.refused.values()), "")
+    return BulkResult(devices=len(ids), refused=len(done.refused), reason=reason)
 
 
-def _steer(body: BulkRequest, device: str, now: float, who: Visitor) -> None:
-    heartbeat, commands = services().settings.heartbeat, services().commands
-    changes: dict[str, Callable[[Session], None]] = {
-        "adopt": lambda writing: registry.adopt(writing, device, now, heartbeat, by=who.name),
-        "release": lambda writing: registry.release(writing, device, now, heartbeat, by=who.name),
-        "pause": lambda writing: registry.pause(writing, device, now, heartbeat, by=who.name),
-        "resume": lambda writing: registry.resume(writing, device, now, heartbeat, by=who.name),
-        "tag": lambda writing: registry.tag(writing, device, body.value),
-        "untag": lambda writing: registry.untag(writing, device, body.value),
-        "group": lambda writing: registry.regroup(writing, device, body.value, now, by=who.name),
-    }
-    if body.action == "command":
-        commands.command(device, body.value, life=body.ttl, by=who.name)
-    else:
-        commands.write(changes[body.action])
-
-
-def _change(device: str, change: Callable[[Session, float, Visitor], None]) -> DeviceDetail:
+def _change(device: str, change: Callable[[Session, float, Visitor], object]) -> DeviceDetail:
     who, now = admit("operator"), services().clock()
     services().commands.write(lambda writing: change(writing, now, who))
     with services().database.read() as reading:

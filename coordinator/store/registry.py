@@ -175,34 +175,43 @@ def revoke(session: Session, device_id: str, now: float, heartbeat: float, *, by
     _decided(session, device, now, heartbeat, "revoked", by)
 
 
-def regroup(session: Session, device_id: str, group: str, now: float, *, by: str) -> None:
-    """Move a device into another group; the empty one is none."""
+def regroup(session: Session, device_id: str, group: str, now: float, *, by: str) -> bool:
+    """Move a device into another group; the empty one is none. False if it was there already."""
     if len(group) > 80:
         raise ShoalError("bad-request", f"group has {len(group)} characters, expected at most 80")
     device = _device(session, device_id)
-    if device.group != group:
-        text = f"{by} moved {device.name} from group {device.group or '-'} to {group or '-'}"
-        device.group = group
-        session.add(Event(at=now, kind="device-regrouped", device_id=device.id, text=text))
+    if device.group == group:
+        return False
+    text = f"{by} moved {device.name} from group {device.group or '-'} to {group or '-'}"
+    device.group = group
+    session.add(Event(at=now, kind="device-regrouped", device_id=device.id, text=text))
     session.flush()
+    return True
 
 
-def tag(session: Session, device_id: str, tag: str) -> None:
-    """Call a device by one more word; nothing if it is called so already."""
+def tag(session: Session, device_id: str, tag: str, now: float, *, by: str) -> bool:
+    """Call a device by one more word. False if it is called so already."""
     if not TAG.fullmatch(tag):
         raise ShoalError("bad-request", f"tag is {tag[:60]!r}, expected 1 to 40 letters, digits, . _ : -")
-    _device(session, device_id)
-    if session.get(DeviceTag, (device_id, tag)) is None:
-        session.add(DeviceTag(device_id=device_id, tag=tag))
+    device = _device(session, device_id)
+    if session.get(DeviceTag, (device_id, tag)) is not None:
+        return False
+    session.add(DeviceTag(device_id=device_id, tag=tag))
+    session.add(Event(at=now, kind="device-tagged", device_id=device_id, text=f"{by} tagged {device.name} {tag}"))
     session.flush()
+    return True
 
 
-def untag(session: Session, device_id: str, tag: str) -> None:
-    """The reverse of :func:`tag`."""
-    _device(session, device_id)
-    if (known := session.get(DeviceTag, (device_id, tag))) is not None:
-        session.delete(known)
+def untag(session: Session, device_id: str, tag: str, now: float, *, by: str) -> bool:
+    """The reverse of :func:`tag`. False if it is not called so."""
+    device = _device(session, device_id)
+    if (known := session.get(DeviceTag, (device_id, tag))) is None:
+        return False
+    session.delete(known)
+    text = f"{by} took the tag {tag} from {device.name}"
+    session.add(Event(at=now, kind="device-untagged", device_id=device_id, text=text))
     session.flush()
+    return True
 
 
 _STANDING: Final = (

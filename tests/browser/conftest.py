@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import shutil
 import threading
+import time
 
 import pytest
 from attrs import frozen
@@ -52,9 +53,19 @@ class Site:
             return f"{self.url}/login/{operators.mint_login(session, NOW, name=name, role=role, by='local')}"
 
 
+class Running(Clock):
+    """Goes on from the fleet's present, as clocks do."""
+
+    def __init__(self):
+        self.began = time.monotonic()
+
+    def __call__(self):
+        return NOW + time.monotonic() - self.began
+
+
 @pytest.fixture
 def site(fleet_file, tmp_path):  # noqa: F811
-    app, database = serve(fleet_file, tmp_path, Clock())
+    app, database = serve(fleet_file, tmp_path, Running())
     server = Server(("127.0.0.1", 0), app, numthreads=8)
     server.prepare()
     thread = threading.Thread(target=server.serve, daemon=True)

@@ -203,7 +203,7 @@ def test_relative_times_go_on_between_two_answers(visit):
 
 def test_a_sort_link_is_reached_and_followed_by_keyboard(visit):
     page = visit("/devices")
-    for _ in range(40):
+    for _ in range(120):
         page.keyboard.press("Tab")
         if page.evaluate("document.activeElement.textContent") == "Temp.":
             break

@@ -10,6 +10,7 @@ import pytest
 
 from coordinator.store.models import Device, Operator, Run
 from tests.browser.test_browser import PAGES, charts, poll, until
+from tests.web.test_trouble import impatient, locked
 
 pytestmark = pytest.mark.browser
 
@@ -170,3 +171,52 @@ def test_a_hostile_name_breaks_no_page(visit, site):
         page.goto(site.url + path)
         page.get_by_role("heading", level=1).wait_for()
         assert page.evaluate("document.documentElement.scrollWidth") <= 380, path
+
+
+def test_devices_are_chosen_paused_together_and_resumed_again(visit, site):
+    page = visit("/devices?group=pi3")
+    page.get_by_label("Choose all on this page").check()
+    page.get_by_text("3 chosen").wait_for()
+    page.locator("tbody input[name=device]").first.uncheck()
+    page.get_by_text("2 chosen").wait_for()
+    poll(page)
+    page.get_by_label("What to do").select_option("pause")
+    page.get_by_role("button", name="Go on").click()
+    page.get_by_role("heading", name="Pause: 2 devices?").wait_for()
+    page.get_by_role("button", name="Pause 2 devices").click()
+    page.get_by_role("heading", name="2 devices paused").wait_for()
+    page.get_by_role("button", name="Undo: resume").click()
+    page.get_by_role("heading", name="2 devices resumed").wait_for()
+    page.get_by_role("link", name="Back to the devices").click()
+
+    page.wait_for_url(f"{site.url}/devices?group=pi3")
+    with site.database.read() as session:
+        assert session.query(Device).filter(Device.group == "pi3", Device.paused_at.is_not(None)).count() == 0
+
+
+def test_a_page_is_stale_while_the_database_is_locked_and_recovers_by_itself(visit, site):
+    page = visit("/devices")
+    impatient(site.database)
+    with locked(site.database, whole=True):
+        poll(page)
+        until(page, "document.querySelector('.live').dataset.state === 'stale'")
+        assert re.fullmatch(r"Stale since \d\d:\d\d:\d\d", page.locator(".live").inner_text())
+        other = page.context.new_page()
+        other.goto(f"{site.url}/runs")
+        other.get_by_role("heading", name="The database cannot be used").wait_for()
+
+    other.get_by_role("heading", name="Runs").wait_for()  # it looks again by itself
+    until(page, "document.querySelector('.live').dataset.state === 'live'")
+    visit.complaints[:] = [said for said in visit.complaints if "503" not in said]
+
+
+def test_a_session_that_ends_is_told_and_a_new_one_is_enough(visit, site):
+    page = visit("/devices")
+    cookies = page.context.cookies()
+    page.context.clear_cookies()
+    poll(page)
+    until(page, "document.querySelector('.live').textContent.startsWith('Logged out at')")
+
+    page.context.add_cookies(cookies)
+    until(page, "document.querySelector('.live').dataset.state === 'live'")
+    visit.complaints[:] = [said for said in visit.complaints if "401" not in said]

@@ -6,7 +6,7 @@ from importlib import import_module
 
 import pytest
 from attrs import fields
-from sqlalchemy import event
+from sqlalchemy import event, text
 
 from coordinator.errors import ShoalError
 from coordinator.store import queries
@@ -637,3 +637,29 @@ def test_the_cursor_moves_with_everything_the_pages_show(fresh):
     add(Telemetry(device_id="id-pico", at=NOW, uptime=1, memory=1, spool=0))
     assert cursor() == still
     assert cursor(telemetry=True) != beating
+
+
+def test_a_contribution_is_the_part_of_the_applied_updates_of_the_run_it_got_work_of_last(session):
+    """Of the two updates that r1 applied one is pico's and one is tre's; cinque never had work."""
+    rows = queries.devices(session, DeviceFilter(), Order("contribution", descending=True)).rows
+
+    assert [(row.name, row.contribution) for row in rows] == [("tre", 0.5), ("pico", 0.5), ("cinque", None)]
+
+
+def test_what_a_gate_remarks_is_told_of_the_update_its_assignment_and_its_device(fresh):
+    remark = "it seems to learn wrong labels"
+    with fresh.write() as session:
+        first, second = session.query(Update).filter_by(outcome="applied").order_by(Update.id)
+        first.scores = {"outlier": {"norm": 1.5}, "label_flip": {"cosine": -0.5, "flag": remark}}
+        second.scores = {"label_flip": {"cosine": 0.5, "flag": ""}}
+        first.at = NOW - 60
+        assignment, device = first.assignment_id, first.device_id
+    with fresh.read() as session:
+        (row,) = queries.updates(session, UpdateFilter(flagged=True), Order("id")).rows
+        (flagged,) = [one for one in queries.overview(session, NOW).attention if one.kind == "flagged"]
+        assert (row.assignment, row.flags) == (assignment, {"label_flip": remark})
+        assert [(case.id, case.note) for case in flagged.cases] == [(device, remark)]
+        assert queries.why(session, assignment).flags == {"label_flip": remark}
+        assert queries.why(session, assignment).scores["outlier"] == {"norm": 1.5}
+        asked = session.execute(text(queries.statement(UpdateFilter(flagged=True), Order("id"))))
+        assert [one.id for one in asked] == [row.id]

@@ -24,6 +24,7 @@ def bar(device, begin, end, width, outcome="applied", **more):
         "version": 3,
         "staleness": 2,
         "reason": "",
+        "flags": {},
         "seconds_download": 0.1,
         "seconds_train": 4.0,
         "seconds_upload": None,

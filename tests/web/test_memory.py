@@ -28,19 +28,23 @@ def test_what_is_cheap_is_taken_anew_every_time():
     world = World()
     memory = Memory(lambda: world.now, lambda: world.spent)
 
-    assert [memory.recall("a", world.figure(0.02)) for _ in range(3)] == [1, 2, 3]
+    assert [memory.recall("a", world.figure(0.003)) for _ in range(3)] == [1, 2, 3]
 
 
-def test_what_is_dear_is_remembered_for_a_hundred_times_its_price():
+def test_what_is_dear_is_remembered_for_five_hundred_times_its_price_and_no_longer_than_twenty_seconds():
     world = World()
     memory = Memory(lambda: world.now, lambda: world.spent)
 
-    assert memory.recall("a", world.figure(0.2)) == 1
-    world.now = 19.0
-    assert memory.recall("a", world.figure(0.2)) == 1
-    assert memory.recall("b", world.figure(0.2)) == 2
-    world.now = 21.0
-    assert memory.recall("a", world.figure(0.2)) == 3
+    assert memory.recall("a", world.figure(0.01)) == 1
+    world.now = 4.9
+    assert memory.recall("a", world.figure(0.01)) == 1
+    assert memory.recall("b", world.figure(9.0)) == 2
+    world.now = 5.1
+    assert memory.recall("a", world.figure(0.01)) == 3
+    world.now = 24.8
+    assert memory.recall("b", world.figure(9.0)) == 2
+    world.now = 25.0
+    assert memory.recall("b", world.figure(9.0)) == 4
 
 
 def test_it_does_not_grow_without_end():

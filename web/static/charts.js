@@ -12,8 +12,20 @@ function address(chart, more) {
   return url;
 }
 
+/** A chart with data-piece gets what has changed together with the page; others, and those panned away, ask themselves. */
 class Chart {
-  constructor(element) { this.element = element; }
+  constructor(element) {
+    this.element = element;
+    element.addEventListener("piece", ({ detail }) => this.take(detail));
+  }
+
+  get alone() { return !this.element.dataset.piece; }
+
+  take({ mark, data }) {
+    if (!this.document) return;
+    this.show(data);
+    this.element.dataset.mark = mark;
+  }
 
   async draw() {
     const answer = await ask(address(this.element));
@@ -40,16 +52,21 @@ class Chart {
     url.searchParams.set("until", (end / 1000).toFixed(3));
     this.element.dataset.chart = url.pathname + url.search;
     delete this.element.dataset.sliding;
+    delete this.element.dataset.piece;
     this.etag = null;
     await this.refresh();
   }
 
   async refresh() {
     if (!this.document) return this.draw();
+    if (!this.alone) return this.slide();
     const answer = await ask(address(this.element, true), this.etag);
     if (!answer) return this.slide();
     this.etag = answer.headers.get("ETag");
-    const { sources, properties } = await answer.json();
+    this.show(await answer.json());
+  }
+
+  show({ sources, properties }) {
     for (const [name, data] of Object.entries(sources)) this.document.get_model_by_name(name).data = data;
     for (const [name, values] of Object.entries(properties)) {
       if (name !== "window") this.document.get_model_by_name(name).setv(values);

@@ -61,6 +61,7 @@ const moves = (from, to) => [...from.children].map(key).join() !== [...to.childr
 
 function inUse(body) {
   if (body.matches(":hover") || body.contains(document.activeElement)) return true;
+  if (body.querySelector("input:checked")) return true;
   const selection = getSelection();
   return !selection.isCollapsed && selection.containsNode(body, true);
 }

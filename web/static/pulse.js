@@ -46,9 +46,10 @@ export function beat(task) {
   again();
 }
 
-/** Ask the server, telling what is known already; null when nothing has changed. */
-export async function ask(url, etag) {
+/** Ask the server, telling what is known already, by the marks of pieces as well; null when nothing has changed. */
+export async function ask(url, etag, known = []) {
   const headers = { "X-Live": "1" };
+  if (known.length) headers["X-Known"] = known.join();
   if (etag) headers["If-None-Match"] = etag;
   const stop = AbortSignal.timeout(15000);
   const answer = await fetch(url, { headers, cache: "no-store", redirect: "error", signal: stop });

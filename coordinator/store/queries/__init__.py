@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+from coordinator.store.queries.commands import CommandRow, commands
 from coordinator.store.queries.contributions import Contribution, Delay, contributions, delays
 from coordinator.store.queries.devices import (
     FLAGS,
-    CommandRow,
     DeviceDetail,
     DeviceFilter,
     DeviceRow,
     StatusRow,
     TelemetryPoint,
-    commands,
     device,
     device_ids,
+    device_names,
     devices,
     groups,
     status_changes,
     status_counts,
+    tags,
     telemetry,
 )
 from coordinator.store.queries.history import (
@@ -123,6 +124,7 @@ __all__ = [
     "deployed",
     "device",
     "device_ids",
+    "device_names",
     "devices",
     "events",
     "executions",
@@ -147,6 +149,7 @@ __all__ = [
     "statement",
     "status_changes",
     "status_counts",
+    "tags",
     "telemetry",
     "throughput",
     "updates",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from attrs import frozen
-from sqlalchemy import Integer, case, cast, func, select
+from sqlalchemy import Float, Integer, Select, case, cast, func, select
 from sqlalchemy.orm import Session, aliased
 
-from coordinator.store.models import Device, Update
+from coordinator.store.models import Assignment, Device, Update
 from coordinator.store.queries.page import Columns, Order, Page, slot
 
 _applied = case((Update.outcome == "applied", Update.weight))
@@ -59,6 +60,34 @@ class Delay:
     mean: float
     most: int
     count: int
+
+
+def of_its_run(devices: Sequence[str] | None = None) -> Select[tuple[str, float]]:
+    """(device_id, share): the part of the updates applied in a run that come from a device that got work of it last.
+
+    Counts only, so that indexes alone answer: of all devices, or of some. A run that has applied none has no rows.
+    """
+    last = (
+        select(Assignment.run_id)
+        .where(Assignment.device_id == Device.id)
+        .order_by(Assignment.offered_at.desc())
+        .limit(1)
+        .correlate(Device)
+        .scalar_subquery()
+    )
+    query = select(Device.id.label("device_id"), last.label("run_id"))
+    works = (query if devices is None else query.where(Device.id.in_(devices))).subquery()
+    applied = select(Update.run_id, func.count().label("count")).where(Update.outcome == "applied")
+    runs = select(works.c.run_id).distinct()
+    whole = applied.where(Update.run_id.in_(runs)).group_by(Update.run_id).subquery()
+    own = (
+        select(func.count())
+        .where(Update.device_id == works.c.device_id, Update.run_id == works.c.run_id, Update.outcome == "applied")
+        .correlate(works)
+        .scalar_subquery()
+    )
+    share = cast(own, Float) / whole.c.count
+    return select(works.c.device_id, share.label("share")).join(whole, whole.c.run_id == works.c.run_id)
 
 
 def contributions(session: Session, run: str, order: Order) -> Page[Contribution]:

@@ -10,7 +10,8 @@ from sqlalchemy import ColumnElement, Row, Select, case, func, or_, select
 from sqlalchemy.orm import Session
 
 from coordinator.errors import ShoalError
-from coordinator.store.models import Assignment, Command, Device, DeviceTag, StatusChange, Telemetry, Update
+from coordinator.store.models import Assignment, Device, DeviceTag, StatusChange, Telemetry, Update
+from coordinator.store.queries.contributions import of_its_run
 from coordinator.store.queries.page import Columns, Order, Page, slot
 from coordinator.store.registry import STATUSES
 
@@ -22,12 +23,15 @@ LOW_DISK: Final = 256 << 20
 _temperature = Device.telemetry["temperature"].as_float()
 _disk_free = Device.telemetry["disk_free"].as_float()
 _since = Device.telemetry["since"].as_float()
+_SOME: Final = 500
+"""Ids in one statement."""
 _is_open = Assignment.state.in_(("offered", "taken"))
 
 FLAGS: Final[Mapping[str, ColumnElement[bool]]] = {
     "hot": _temperature >= HOT,
     "low-disk": _disk_free < LOW_DISK,
     "no-data": Device.telemetry["state"].as_string() == "no-data",
+    "no-spool": Device.telemetry["state"].as_string() == "no-spool",
 }
 
 _count_updates = select(
@@ -37,6 +41,7 @@ _count_updates = select(
     func.max(Update.at).label("last_update"),
 ).group_by(Update.device_id)
 _totals = _count_updates.subquery()
+_parts = of_its_run().subquery()
 
 SORTS: Final[Columns] = {
     "name": func.lower(Device.name),
@@ -49,6 +54,7 @@ SORTS: Final[Columns] = {
     "applied": func.coalesce(_totals.c.applied, 0),
     "updates": func.coalesce(_totals.c.updates, 0),
     "last_update": _totals.c.last_update,
+    "contribution": _parts.c.share,
     "samples": Device.samples,
     "runtime": Device.runtime,
     "agent": Device.agent,
@@ -105,7 +111,9 @@ class DeviceRow:
 
     ``assignment``, ``run``, ``version``, ``width``, ``step`` and ``steps`` are those of the open assignment,
     None without one. ``speed`` is what a step of the reference model takes at width 1, in ms, ``goodput`` that of its
-    uploads in bytes/s. ``training_share`` is the part of the agent's life spent on training steps, 0 to 1.
+    uploads in bytes/s. ``contribution`` is its part of the updates that were applied in the run it got work of last,
+    0 to 1, None before that run has applied any. ``training_share`` is the part of the agent's life spent on training
+    steps, 0 to 1.
     """
 
     id: str
@@ -123,6 +131,7 @@ class DeviceRow:
     applied: int
     updates: int
     last_update: float | None
+    contribution: float | None
     samples: int | None
     runtime: str
     agent: str
@@ -166,20 +175,6 @@ class StatusRow:
 
 
 @frozen
-class CommandRow:
-    """State: open, done, refused, failed or expired; ``text`` is the device's answer."""
-
-    id: str
-    kind: str
-    state: str
-    text: str
-    by: str
-    at: float
-    expires_at: float
-    ended_at: float | None
-
-
-@frozen
 class TelemetryPoint:
     """Means over a span of time that begins at ``at``; None where nothing was measured."""
 
@@ -192,12 +187,14 @@ class TelemetryPoint:
 
 
 def devices(session: Session, wanted: DeviceFilter, order: Order) -> Page[DeviceRow]:
-    """One page of the devices that pass the filter, in four statements whatever its size."""
+    """One page of the devices that pass the filter, in five statements whatever its size."""
     conditions = wanted.conditions()
     total = session.scalar(select(func.count()).select_from(Device).where(*conditions)) or 0
     query = _with_assignment().where(*conditions)
     if order.sort in _FROM_UPDATES:
         query = query.outerjoin(_totals, _totals.c.device_id == Device.id)
+    if order.sort == "contribution":
+        query = query.outerjoin(_parts, _parts.c.device_id == Device.id)
     query = query.order_by(*order.by(SORTS, Device.id)).limit(order.size).offset(order.offset)
     return Page(_rows(session, session.execute(query).all()), total, order)
 
@@ -235,6 +232,11 @@ def groups(session: Session) -> tuple[str, ...]:
     return tuple(session.scalars(select(Device.group).where(Device.group != "").distinct().order_by(Device.group)))
 
 
+def tags(session: Session) -> tuple[str, ...]:
+    """All tags that a device has."""
+    return tuple(session.scalars(select(DeviceTag.tag).distinct().order_by(DeviceTag.tag)))
+
+
 def status_counts(session: Session) -> dict[str, int]:
     """How many devices have each status, in the order of a device's life, without zeros."""
     counts = {
@@ -261,13 +263,14 @@ def device_ids(session: Session, wanted: DeviceFilter) -> list[str]:
     return list(session.scalars(select(Device.id).where(*conditions).order_by(Device.id)))
 
 
-def commands(session: Session, device: str, limit: int = 50) -> tuple[CommandRow, ...]:
-    """What a device was told to do, the newest first."""
-    rows = select(Command).where(Command.device_id == device).order_by(Command.created_at.desc(), Command.id)
-    return tuple(
-        CommandRow(row.id, row.kind, row.state, row.text, row.created_by, row.created_at, row.expires_at, row.ended_at)
-        for row in session.scalars(rows.limit(limit))
-    )
+def device_names(session: Session, ids: Sequence[str]) -> dict[str, str]:
+    """{id: name} of those that are there and not revoked, by name."""
+    found: list[tuple[str, str]] = []
+    for start in range(0, len(ids), _SOME):
+        named = Device.id.in_(ids[start : start + _SOME])
+        rows = session.execute(select(Device.id, Device.name).where(named, Device.revoked_at.is_(None)))
+        found += [(row.id, row.name) for row in rows]
+    return dict(sorted(found, key=lambda one: one[1].lower()))
 
 
 def telemetry(
@@ -304,16 +307,22 @@ def _rows(session: Session, found: Sequence[Row[*tuple[Any, ...]]]) -> tuple[Dev
     """Rows of (device, its open assignment or None), with what their updates came to."""
     ids = [device.id for device, _ in found]
     totals = {row.device_id: row for row in session.execute(_count_updates.where(Update.device_id.in_(ids)))}
+    parts = {row.device_id: row.share for row in session.execute(of_its_run(ids))}
     tags: dict[str, list[str]] = {}
     for tagged in session.execute(select(DeviceTag).where(DeviceTag.device_id.in_(ids)).order_by(DeviceTag.tag)):
         tags.setdefault(tagged[0].device_id, []).append(tagged[0].tag)
     return tuple(
-        _row(device, assignment, totals.get(device.id), tuple(tags.get(device.id, ()))) for device, assignment in found
+        _row(device, assignment, totals.get(device.id), parts.get(device.id), tuple(tags.get(device.id, ())))
+        for device, assignment in found
     )
 
 
 def _row(
-    device: Device, assignment: Assignment | None, totals: Row[*tuple[Any, ...]] | None, tags: tuple[str, ...]
+    device: Device,
+    assignment: Assignment | None,
+    totals: Row[*tuple[Any, ...]] | None,
+    contribution: float | None,
+    tags: tuple[str, ...],
 ) -> DeviceRow:
     beat = device.telemetry or {}
     of_assignment = assignment is not None and beat.get("assignment") == assignment.id
@@ -323,6 +332,7 @@ def _row(
         "hot": temperature is not None and temperature >= HOT,
         "low-disk": disk_free is not None and disk_free < LOW_DISK,
         "no-data": beat.get("state") == "no-data",
+        "no-spool": beat.get("state") == "no-spool",
     }
     return DeviceRow(
         id=device.id,
@@ -340,6 +350,7 @@ def _row(
         applied=totals.applied if totals else 0,
         updates=totals.updates if totals else 0,
         last_update=totals.last_update if totals else None,
+        contribution=contribution,
         samples=device.samples,
         runtime=device.runtime,
         agent=device.agent,

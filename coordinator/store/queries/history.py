@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from coordinator.errors import ShoalError
 from coordinator.store.models import Device, Event, Update
+from coordinator.store.queries.flags import FLAGGED, flags
 from coordinator.store.queries.page import Columns, Order, Page
 
 OUTCOMES: Final = ("stored", "applied", "stale", "refused", "expired")
@@ -57,6 +58,8 @@ class UpdateFilter:
     width: float | None = None
     since: float | None = None
     until: float | None = None
+    flagged: bool = False
+    """Only updates that a gate remarked on."""
 
     def conditions(self) -> list[ColumnElement[bool]]:
         if self.outcome and self.outcome not in OUTCOMES:
@@ -75,6 +78,8 @@ class UpdateFilter:
             found.append(Update.at >= self.since)
         if self.until is not None:
             found.append(Update.at <= self.until)
+        if self.flagged:
+            found.append(FLAGGED)
         return found
 
 
@@ -106,6 +111,8 @@ class UpdateRow:
     seconds_upload: float | None
     outcome: str
     reason: str
+    flags: dict[str, str]
+    """{gate: what it remarked}, also of an update that it let pass."""
 
 
 @frozen
@@ -159,8 +166,9 @@ def events(
 
 def _updates() -> Select[*tuple[Any, ...]]:
     columns = [column.label(name) for name, column in _COLUMNS.items()]
-    return select(*columns, Update.device_id).join(Device, Device.id == Update.device_id)
+    return select(*columns, Update.device_id, Update.scores).join(Device, Device.id == Update.device_id)
 
 
 def _update(row: Row[*tuple[Any, ...]]) -> UpdateRow:
-    return UpdateRow(**{one.name: getattr(row, one.name) for one in fields(UpdateRow)})
+    told = {one.name: getattr(row, one.name) for one in fields(UpdateRow) if one.name != "flags"}
+    return UpdateRow(**told, flags=flags(row.scores))

@@ -22,12 +22,13 @@ from coordinator.store.models import (
     Update,
 )
 from coordinator.store.queries.devices import FLAGS, status_counts
+from coordinator.store.queries.flags import FLAGGED, flags
 from coordinator.store.queries.history import EventRow, events
 from coordinator.store.queries.page import Order, slot
 from coordinator.store.queries.runs import WAITING, RunRow, runs
 
 LATELY: Final = 3600.0
-"""Seconds for which a refused update stays on the list, and over which throughput is drawn."""
+"""Seconds for which a refused or flagged update stays on the list, and over which throughput is drawn."""
 DAY: Final = 86_400.0
 """Seconds for which a rollout that was aborted stays on the list."""
 EXAMPLES: Final = 4
@@ -47,7 +48,7 @@ class Case:
 class Attention:
     """``count`` devices (or runs) with the same trouble, and the first few of them.
 
-    Kind: refused, offline, late, hot, low-disk, no-data (about devices) or idle-run (about runs).
+    Kind: refused, flagged, offline, late, hot, low-disk, no-data, no-spool (about devices) or idle-run (about runs).
     Or rollout: one that is paused, or was aborted lately.
     """
 
@@ -125,7 +126,8 @@ def _newest_run() -> Any:
 def _attention(session: Session, running: tuple[RunRow, ...], now: float) -> tuple[Attention, ...]:
     found = [
         _stopped_rollouts(session, now - DAY),
-        _refused(session, now - LATELY),
+        _of_updates(session, "refused", Update.outcome == "refused", now - LATELY),
+        _of_updates(session, "flagged", FLAGGED & (Update.outcome != "refused"), now - LATELY),
         _with_status(session, "offline"),
         _with_status(session, "late"),
         *(_flagged(session, flag) for flag in FLAGS),
@@ -148,10 +150,10 @@ def _with_status(session: Session, status: str) -> Attention:
 
 
 def _flagged(session: Session, flag: str) -> Attention:
-    measured = {"hot": "temperature", "low-disk": "disk_free", "no-data": "waiting"}[flag]
+    measured = {"hot": "temperature", "low-disk": "disk_free", "no-data": "waiting", "no-spool": "waiting"}[flag]
     condition = FLAGS[flag] & Device.status.not_in(("revoked", "offline"))
     told = Device.telemetry[measured]
-    value = told.as_string() if flag == "no-data" else told.as_float()
+    value = told.as_string() if measured == "waiting" else told.as_float()
     worst = value.desc() if flag == "hot" else value.asc()
     query = select(Device.id, Device.name, Device.last_seen_at, value).where(condition).order_by(worst)
     return _cases(session, flag, condition, query)
@@ -167,30 +169,27 @@ def _cases(session: Session, kind: str, condition: ColumnElement[bool], query: S
     )
 
 
-def _refused(session: Session, since: float) -> Attention:
-    """Devices whose updates were refused since then, with the last reason."""
+def _of_updates(session: Session, kind: str, condition: ColumnElement[bool], since: float) -> Attention:
+    """Devices with such updates since then, with what the last one is about."""
     by_device = (
         select(Update.device_id, func.count().label("count"), func.max(Update.id).label("newest"))
-        .where(Update.outcome == "refused", Update.at >= since)
+        .where(condition, Update.at >= since)
         .group_by(Update.device_id)
         .subquery()
     )
     count = session.scalar(select(func.count()).select_from(by_device)) or 0
     query = (
-        select(Device.id, Device.name, Update.at, Update.reason, cast(by_device.c.count, Integer))
+        select(Device.id, Device.name, Update.at, Update.reason, Update.scores, cast(by_device.c.count, Integer))
         .join(by_device, by_device.c.device_id == Device.id)
         .join(Update, Update.id == by_device.c.newest)
         .order_by(by_device.c.count.desc(), Update.id.desc())
         .limit(EXAMPLES)
     )
-    rows = session.execute(query) if count else ()
-    return Attention(
-        "refused",
-        count,
-        tuple(
-            Case(id, name, at, f"{times} × {reason}" if times > 1 else reason) for id, name, at, reason, times in rows
-        ),
-    )
+    cases = []
+    for id, name, at, reason, scores, times in session.execute(query) if count else ():
+        note = reason if kind == "refused" else "; ".join(flags(scores).values())
+        cases.append(Case(id, name, at, f"{times} × {note}" if times > 1 else note))
+    return Attention(kind, count, tuple(cases))
 
 
 def _idle_runs(running: tuple[RunRow, ...], now: float) -> Attention:

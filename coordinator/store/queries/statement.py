@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from coordinator.store.queries.flags import STATEMENT
 from coordinator.store.queries.history import SORTS, UpdateFilter
 from coordinator.store.queries.page import Order
 
@@ -30,6 +31,8 @@ def statement(wanted: UpdateFilter, order: Order) -> str:
         conditions.append(f"at_s >= {wanted.since!r}")
     if wanted.until is not None:
         conditions.append(f"at_s <= {wanted.until!r}")
+    if wanted.flagged:
+        conditions.append(f'id IN (SELECT id FROM "update" WHERE {STATEMENT})')  # noqa: S608 - no word of the reader's
     where = "\nWHERE " + "\n  AND ".join(conditions) if conditions else ""
     offset = f" OFFSET {order.offset}" if order.offset else ""
     return f"SELECT {_SHOWN}\nFROM v_update_ledger{where}\nORDER BY {_order(order)}\nLIMIT {order.size}{offset}"

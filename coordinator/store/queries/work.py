@@ -10,12 +10,21 @@ from sqlalchemy.orm import Session, aliased
 
 from coordinator.errors import ShoalError
 from coordinator.store.models import Assignment, Device, Update
+from coordinator.store.queries.flags import flags
 
 MAX_BARS: Final = 4000
 
 _open = Assignment.state.in_(("offered", "taken"))
 _begin = func.coalesce(Assignment.taken_at, Assignment.offered_at)
 _newest = aliased(Update)
+_DRAWN: Final = (
+    *(getattr(Assignment, name) for name in ("id", "device_id", "taken_at", "offered_at", "closed_at")),
+    *(getattr(Assignment, name) for name in ("state", "width", "version", "reason")),
+    *(getattr(_newest, name) for name in ("outcome", "staleness", "scores")),
+    *(getattr(_newest, name) for name in ("seconds_download", "seconds_train", "seconds_upload")),
+    _newest.reason.label("update_reason"),
+)
+"""What a bar is made of: plans and explanations of thousands of assignments are dear to read."""
 
 
 @frozen(kw_only=True)
@@ -36,6 +45,7 @@ class Bar:
     outcome: str
     staleness: int | None
     reason: str
+    flags: dict[str, str]
     seconds_download: float | None
     seconds_train: float | None
     seconds_upload: float | None
@@ -74,6 +84,9 @@ class AssignmentRow:
     staleness: int | None
     applied_version: int | None
     update_reason: str
+    scores: dict[str, Any]
+    """What each gate looked at: {gate: {score: value}}."""
+    flags: dict[str, str]
     loss: float | None
     accuracy: float | None
 
@@ -92,23 +105,15 @@ def work(
     conditions = _between(run, since, until)
     if device is not None:
         conditions.append(Assignment.device_id == device)
-    active = select(Assignment.device_id).where(*conditions).distinct().subquery()
-    total = session.scalar(select(func.count()).select_from(active)) or 0
-    shown = session.execute(
-        select(Device.id, Device.name)
-        .join(active, active.c.device_id == Device.id)
-        .order_by(func.lower(Device.name))
-        .limit(lanes)
-        .offset((page - 1) * lanes)
-    ).all()
-    names = dict(shown)
-    query = _with_update(Assignment).where(*conditions, Assignment.device_id.in_(names))
-    found = session.execute(query.order_by(_begin.desc()).limit(MAX_BARS)).all()
-    return Work(
-        tuple(_bar(assignment, update, names[assignment.device_id], now) for assignment, update in reversed(found)),
-        tuple(names.values()),
-        total,
-    )
+    active = select(Assignment.device_id).where(*conditions).distinct()
+    everybody = select(Device.id, Device.name).where(Device.id.in_(active)).order_by(func.lower(Device.name))
+    found = session.execute(everybody).all()
+    total = len(found)
+    names = {row.id: row.name for row in found[(page - 1) * lanes : page * lanes]}
+    query = _with_update(*_DRAWN).where(*conditions, Assignment.device_id.in_(names))
+    rows = session.execute(query.order_by(_begin.desc()).limit(MAX_BARS)).all()
+    bars = tuple(_bar(row, names[row.device_id], now) for row in reversed(rows))
+    return Work(bars, tuple(names.values()), total)
 
 
 def workers(session: Session, run: str, since: float, until: float) -> int:
@@ -125,7 +130,7 @@ def assignments(
     limit: int = 50,
 ) -> tuple[AssignmentRow, ...]:
     """The newest assignments of a device, of a run, or of all, newest first."""
-    query = _with_update(Assignment, Device.name).join(Device, Device.id == Assignment.device_id)
+    query = _with_update(Assignment, Device.name, _newest).join(Device, Device.id == Assignment.device_id)
     if device is not None:
         query = query.where(Assignment.device_id == device)
     if run is not None:
@@ -138,7 +143,7 @@ def assignments(
 
 def why(session: Session, assignment: str) -> AssignmentRow:
     """One assignment, with the plan it was given and the explanation; ShoalError not-found."""
-    query = _with_update(Assignment, Device.name).join(Device, Device.id == Assignment.device_id)
+    query = _with_update(Assignment, Device.name, _newest).join(Device, Device.id == Assignment.device_id)
     found = session.execute(query.where(Assignment.id == assignment)).one_or_none()
     if found is None:
         raise ShoalError("not-found", f"There is no assignment {assignment[:80]!r}")
@@ -146,34 +151,37 @@ def why(session: Session, assignment: str) -> AssignmentRow:
 
 
 def _between(run: str, since: float, until: float) -> list[ColumnElement[bool]]:
-    return [Assignment.run_id == run, _begin <= until, or_(_open, Assignment.closed_at >= since)]
+    own = Assignment.run_id == run
+    # Said twice: each half is found by an index of its own.
+    return [or_(own & _open, own & (Assignment.closed_at >= since)), _begin <= until]
 
 
 def _with_update(*columns: Any) -> Select[*tuple[Any, ...]]:
-    """Rows of (assignment, ..., its newest update or None)."""
+    """Rows of assignments, each with columns of its newest update or None."""
     commits = (
         select(func.max(Update.id)).where(Update.assignment_id == Assignment.id).correlate(Assignment).scalar_subquery()
     )
-    return select(*columns, _newest).select_from(Assignment).outerjoin(_newest, _newest.id == commits)
+    return select(*columns).select_from(Assignment).outerjoin(_newest, _newest.id == commits)
 
 
-def _bar(assignment: Assignment, update: Update | None, name: str, now: float) -> Bar:
-    begin = assignment.taken_at or assignment.offered_at
+def _bar(row: Row[*tuple[Any, ...]], name: str, now: float) -> Bar:
+    begin = row.taken_at or row.offered_at
     return Bar(
-        assignment=assignment.id,
-        device=assignment.device_id,
+        assignment=row.id,
+        device=row.device_id,
         name=name,
         begin=begin,
-        end=max(begin, assignment.closed_at if assignment.closed_at is not None else now),
-        open=assignment.state in ("offered", "taken"),
-        width=assignment.width,
-        version=assignment.version,
-        outcome=update.outcome if update else assignment.state,
-        staleness=update.staleness if update else None,
-        reason=(update.reason if update else "") or assignment.reason,
-        seconds_download=update.seconds_download if update else None,
-        seconds_train=update.seconds_train if update else None,
-        seconds_upload=update.seconds_upload if update else None,
+        end=max(begin, row.closed_at if row.closed_at is not None else now),
+        open=row.state in ("offered", "taken"),
+        width=row.width,
+        version=row.version,
+        outcome=row.outcome or row.state,
+        staleness=row.staleness,
+        reason=row.update_reason or row.reason,
+        flags=flags(row.scores),
+        seconds_download=row.seconds_download,
+        seconds_train=row.seconds_train,
+        seconds_upload=row.seconds_upload,
     )
 
 
@@ -200,6 +208,8 @@ def _assignment(row: Row[*tuple[Any, ...]]) -> AssignmentRow:
         staleness=update.staleness if update else None,
         applied_version=update.applied_version if update else None,
         update_reason=update.reason if update else "",
+        scores=(update.scores or {}) if update else {},
+        flags=flags(update.scores) if update else {},
         loss=update.loss if update else None,
         accuracy=update.accuracy if update else None,
     )
