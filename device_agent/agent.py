@@ -66,6 +66,7 @@ from .session import Session
 from .settings import Settings
 from .spool import Spool
 from .status import StatusFile
+from .upgrade import Upgrade
 from .workshop import Workshop
 
 INBOX = 1000  # messages waiting for the main loop; more are dropped, for the conversation repeats itself
@@ -92,7 +93,7 @@ class Agent:
         self._address = parse(settings.url or identity.url, authority)
         self._duty = Duty(settings, settings.data, offers.backend(settings), self._started, self._inbox.put)
         self.orders = Orders(settings.home, self._address, recent, self._inbox.put)
-        kinds = (Config(settings.home),)
+        kinds = Config(settings.home), Upgrade(settings.home, self._duty.backend)
         self._deployments = Deployments(settings.home, identity, self._address, kinds, self._inbox.put)
         self._duty.deploys = self._deployments.takes
         self._blobs = Blobs(
