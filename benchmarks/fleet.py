@@ -50,6 +50,7 @@ class Fleet:
                 self._insert(session, self._work(start, min(BATCH, self.updates - start)))
             for number in range(self.devices):
                 self._insert(session, self._life(number))
+            self._insert(session, self._rollout())
             continue_sequences(session.connection())
 
     @property
@@ -105,6 +106,29 @@ class Fleet:
             )  # fmt: skip
         self._insert(session, rows)
 
+    def _rollout(self) -> Rows:
+        """Agent 0.2.0 reached everybody, all but every fifth, which went back to 0.1.0."""
+        rows: Rows = {table: [] for table in (models.Release, models.Rollout, models.Execution)}
+        for number, version in enumerate(("0.1.0", "0.2.0"), 1):
+            rows[models.Release].append(
+                {"id": number, "kind": "agent", "version": version, "number": number, "manifest": "{}",
+                 "sha256": f"{number:064x}", "signature": "0" * 128, "created_by": "ada", "created_at": START + number}
+            )  # fmt: skip
+        rows[models.Rollout].append(
+            {"id": 1, "release_id": 2, "state": "completed", "reason": "", "rules": {}, "target": {"every": True},
+             "wave": 1, "wave_at": START + 700, "created_by": "ada", "created_at": START + 60,
+             "state_at": START + 900, "ended_at": START + 900}
+        )  # fmt: skip
+        for number in range(self.devices):
+            bad, accepted = number % 5 == 4, START + 70 + number
+            rows[models.Execution].append(
+                {"id": f"{number:016x}", "rollout_id": 1, "device_id": self.device(number)[0], "kind": "agent",
+                 "release_id": 2, "before_id": 1, "wave": int(number > 0), "place": max(0, number - 1),
+                 "state": "rolled-back" if bad else "succeeded", "text": "no connection in 180 s" if bad else "",
+                 "accepted_at": accepted, "state_at": accepted + (240 if bad else 60), "facts": {"seconds": 60.0}}
+            )  # fmt: skip
+        return rows
+
     def _work(self, first: int, count: int) -> Rows:
         """Assignments and what came of them."""
         rows: Rows = {models.Assignment: [], models.Update: [], models.ModelVersion: [], models.Metric: []}
@@ -140,12 +164,16 @@ class Fleet:
             outcome, reason, staleness = "refused", "not finite: layer 2 holds NaN", None
         elif luck < 0.05:
             outcome, reason = "stale", f"{staleness} versions behind, at most 0 are taken"
+        held_out = number % 4 == 0  # a quarter of the devices keep samples for themselves
         row = {
             "id": number + 1, "assignment_id": assignment["id"], "commit": 1, "run_id": run,
             "device_id": assignment["device_id"], "base_version": assignment["version"], "staleness": staleness,
             "applied_version": None, "weight": None, "width": assignment["width"], "samples": 320, "steps": 20,
             "loss": round(2 / (1 + 0.05 * self._version[run]) + self._chance.random() / 10, 4),
             "accuracy": round(min(0.99, 0.3 + 0.01 * self._version[run]), 4), "norm": round(self._chance.random(), 4),
+            "holdout_samples": 40 + number % 7 if held_out else None,
+            "holdout_loss": round(2 / (1 + 0.04 * assignment["version"]), 4) if held_out else None,
+            "holdout_accuracy": round(min(0.98, 0.28 + 0.01 * assignment["version"]), 4) if held_out else None,
             "bytes_up": int(40_000 * assignment["width"]), "bytes_down": assignment["bytes_down"],
             "seconds_download": round(self._chance.uniform(0.2, 0.6), 3), "seconds_train": train,
             "seconds_upload": round(self._chance.uniform(0.3, 0.9), 3),

@@ -18,6 +18,8 @@ from coordinator.api import (
     lists,
     metrics,
     problems,
+    releases,
+    rollouts,
     steering,
     training,
 )
@@ -36,6 +38,8 @@ ENDPOINTS: Final[tuple[Endpoint, ...]] = (
     *installing.ENDPOINTS,
     *fleet.ENDPOINTS,
     *steering.ENDPOINTS,
+    *releases.ENDPOINTS,
+    *rollouts.ENDPOINTS,
     *training.ENDPOINTS,
     *history.ENDPOINTS,
     *lists.ENDPOINTS,

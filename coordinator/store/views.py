@@ -52,6 +52,9 @@ run_progress = _view(
     """text: run_id int: version at: at float: seconds accuracy loss step_norm int: merged
     big: updates applied bytes_up bytes_down""",
 )
+local_accuracy = _view(
+    "v_local_accuracy", "text: run_id int: version devices big: samples float: accuracy loss"
+)
 device_contribution = _view(
     "v_device_contribution",
     """text: run_id device_id device device_group int: updates applied stored stale refused expired big: samples
@@ -80,4 +83,10 @@ device_hours = _view(
     "v_device_hours",
     """text: device_id device device_group at: at text: day int: beats float: uptime load temperature temperature_max
     big: memory memory_free_min disk_free_min spool_max""",
+)
+rollout_outcomes = _view(
+    "v_rollout_outcomes",
+    """text: execution_id big: rollout_id text: rollout_state big: back_of text: kind version int: number
+    text: device_id device device_group int: wave place text: state text int: attempts text: before
+    at: begun accepted at float: seconds json: facts""",
 )
