@@ -45,3 +45,7 @@ class HomeError(AgentError):
     """The agent's home cannot be written, or another agent lives there."""
 
     exit_code = 7
+
+
+class SpoolError(HomeError):
+    """The spool cannot be used now; that may pass."""
