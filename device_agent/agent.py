@@ -356,7 +356,8 @@ class Agent:
     def _follow(self) -> None:
         """Offer what the duty says, or nothing; none either while the device is about to switch to a release."""
         free = self._session.assignment is None
-        self._deployments.feel(Signs(not free, self._session.connected, self._answered))
+        answered = self._answered or self._duty.state in ("paused", "waiting")
+        self._deployments.feel(Signs(not free, self._session.connected, answered))
         offer = None if free and self._deployments.holds else self._duty.offer
         if offer is not self._session.offer:
             self._session.offer = offer

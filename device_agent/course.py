@@ -35,7 +35,8 @@ class Stopped(Exception):
 
 @frozen
 class Signs:
-    """How the agent is: ``busy`` with an assignment, ``connected``, ``answered`` since it was started."""
+    """How the agent is: ``busy`` with an assignment; ``connected``; a check-in ``answered`` since it was started, or
+    none to be made, for its owner lets it rest."""
 
     busy: bool = False
     connected: bool = False

@@ -67,7 +67,7 @@ class Release:
 class Trial:
     """How a release on trial is doing: ``seconds`` since this process has it on trial, ``left`` of them until it has to
     be proved, ``starts`` of the agent since the switch. ``connected``: the broker has let this process in;
-    ``answered``: the coordinator has answered one of its check-ins."""
+    ``answered``: the coordinator has answered one of its check-ins, unless its owner lets it rest."""
 
     seconds: float
     left: float
