@@ -24,7 +24,7 @@ from .runtime import ArtifactError, RuntimeUnavailable
 VARIABLE = "SHOAL_UPDATE"
 """The environment of an agent beside which there is an updater: the folder in which that notes what it does."""
 FOLDER = "update"
-UNHEARD, UNSWITCHED, UNANSWERED = 60.0, 1800.0, 60.0  # seconds: until a request is taken, carried out, a word believed
+UNHEARD, UNSWITCHED, UNANSWERED = 180.0, 1800.0, 60.0  # seconds: until a request is taken, carried out, a word believed
 LOOK = 0.5  # seconds
 
 NO_UPDATER = (

@@ -18,7 +18,7 @@ from typing import Any
 
 from . import updater
 from .units import DROP_IN, ENROL, ENROL_UNIT, HOME, UNIT, USER, WIFI, WRAPPER
-from .update_units import KEY, UNITS, UPDATER
+from .update_units import KEY, STATE, UNITS, UPDATER
 
 ROOM = 8  # a bundle unpacks to about five times its size, and is compiled
 
@@ -66,6 +66,8 @@ class Board:
         self._join_wifi(settings.get("wifi"), secrets.get("psk"))
 
     def start(self) -> None:
+        if self.path(UPDATER).exists():
+            self.run("systemctl", "restart", "--no-block", "shoal-update.path")
         for unit in ("shoal-enrol.service", "shoal-agent.service"):
             self.run("systemctl", "restart", "--no-block", unit)
 
@@ -175,6 +177,7 @@ class Board:
         """The updater, and the key of the releases that it takes: 32 bytes in hexadecimal digits."""
         der = bytes.fromhex("302a300506032b6570032100" + key)  # RFC 8410
         self.write(KEY, f"-----BEGIN PUBLIC KEY-----\n{base64.b64encode(der).decode()}\n-----END PUBLIC KEY-----\n")
+        self.path(STATE).mkdir(mode=0o755, parents=True, exist_ok=True)
         self.write(UPDATER, updater(), 0o755)
         for name, text in UNITS.items():
             self.write(f"/etc/systemd/system/{name}", text)

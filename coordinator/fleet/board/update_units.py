@@ -33,7 +33,8 @@ PrivateNetwork=true
 PrivateTmp=true
 ProtectHome=true
 ProtectSystem=strict
-ReadWritePaths=/opt/shoal {STATE} {HOME}
+StateDirectory={STATE.removeprefix("/var/lib/")}
+ReadWritePaths=/opt/shoal {HOME}
 
 [Install]
 WantedBy=multi-user.target

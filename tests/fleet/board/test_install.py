@@ -108,6 +108,7 @@ def test_the_board_gets_an_updater_of_roots_own(system, card) -> None:
     root = system.root
     assert (root / "opt/shoal/bin/shoal-update").read_bytes() == board.updater()
     assert mode(root / "opt/shoal/bin/shoal-update") == 0o755
+    assert mode(root / "var/lib/shoal-update") == 0o755, "the agent reads what is noted there"
     command = ["openssl", "pkey", "-pubin", "-in", str(root / "etc/shoal/release.key.pem"), "-outform", "DER"]
     der = subprocess.run(command, check=True, capture_output=True).stdout
     assert der[-32:] == bytes.fromhex("0f" * 32)
