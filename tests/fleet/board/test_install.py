@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -114,6 +115,9 @@ def test_the_board_gets_an_updater_of_roots_own(system, card) -> None:
     assert der[-32:] == bytes.fromhex("0f" * 32)
     for unit in UNITS:
         assert (root / "etc/systemd/system" / unit).exists()
+    service = (root / "etc/systemd/system/shoal-update.service").read_text()
+    for folder in re.findall(r"^ReadWritePaths=(.+)$", service, re.MULTILINE)[0].split():
+        assert (root / folder[1:]).is_dir(), "systemd starts nothing whose folders are not there"
     assert ("systemctl", "enable", "shoal-update.path", "shoal-update.service") in system.run.started
 
 
