@@ -85,7 +85,7 @@ class Upgrade:
     def switch(self, release: Release) -> None:
         """Ask for it, and wait; usually the updater ends this process meanwhile."""
         trial = {"id": release.id, "manifest": release.text, "signature": release.signature, "trial": release.seconds}
-        asked, waited = False, 0.0
+        asked, waited, unheard = False, 0.0, 0.0
         while True:
             result, on_trial = self._result(release), self._note("trial.json")
             if result is not None and result["state"] == "rejected":
@@ -97,11 +97,13 @@ class Upgrade:
             if not asked and on_trial is None:
                 self._ask(trial)
                 asked = True
-            if waited > UNSWITCHED or (waited > UNHEARD and (self._folder / "request.json").exists()):
+            if waited > UNSWITCHED or unheard > UNHEARD:
                 (self._folder / "request.json").unlink(missing_ok=True)
                 raise Setback("the updater of this device did not do what it was asked for", retry=True)
             self._sleep(LOOK)
             waited += LOOK
+            busy = self._note("work.json") is not None  # with this request, or with one from before a power cut
+            unheard = 0.0 if busy or not (self._folder / "request.json").exists() else unheard + LOOK
 
     def judge(self, release: Release, trial: Trial) -> Verdict | None:
         verdict = self._told(release, trial)

@@ -134,6 +134,19 @@ def test_an_updater_that_never_answers_is_given_up(
     assert not (board.home / "update" / "request.json").exists(), "or it would be done when nobody expects it"
 
 
+def test_an_updater_that_is_busy_is_waited_for(
+    board: Board, release: Release, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It unpacks what was asked for before a power cut, say, which takes a small board minutes."""
+    monkeypatch.setattr(upgrade, "UNHEARD", 2.0)
+    board.note("work.json", id="e1")
+    agent = board.agent()
+    agent.stage(release)
+    board.happens = [lambda: None] * 50
+    board.happens.append(lambda: board.note("result.json", id="e1", state="succeeded", text="", retry=False))
+    agent.switch(release)
+
+
 def test_the_new_agent_knows_that_it_is_on_trial(board: Board, release: Release) -> None:
     board.note("trial.json", id="e1", release="new", manifest=release.sha256, version="2.0")
     agent = board.agent("new")

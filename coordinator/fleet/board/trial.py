@@ -25,7 +25,8 @@ _BAD = 32  # remembered
 
 class Trials:
     """``trial.json`` is there while a release is on trial, and from before it is current. ``state.json``: the release
-    that was proved last, and those that were not. ``result.json``: what came of the last request."""
+    that was proved last, and those that were not. ``result.json``: what came of the last request. ``work.json``: a
+    request is being dealt with."""
 
     def __init__(self, board: Board) -> None:
         self._board = board

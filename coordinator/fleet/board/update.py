@@ -56,7 +56,9 @@ class Updater:
         """Until nothing is asked for and nothing is on trial."""
         asked = self._received()
         if asked is not None and not self._trials.on:
+            self._trials.keep("work.json", {"id": asked["id"]})  # it may take minutes: the agent has patience then
             self._deploy(asked)
+        self._trials.remove("work.json")
         since = time.monotonic()
         while self._trials.step(self._confirmed, self._asked_back, time.monotonic() - since):
             sleep(LOOK)

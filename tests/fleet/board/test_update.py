@@ -155,6 +155,7 @@ def test_a_good_release_is_current_and_remembered(lab: Lab) -> None:
     assert (state["number"], state["floor"], state["before"]) == (2, 2, name(OLD))
     assert lab.restarts == 1
     assert not list(lab.incoming.glob("request.json"))
+    assert lab.result("work.json") is None
 
 
 def test_one_that_does_not_prove_itself_goes_back_and_is_not_taken_again(lab: Lab) -> None:
