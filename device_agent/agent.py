@@ -9,15 +9,12 @@ import time
 from random import Random
 from typing import Any, assert_never
 
-from attrs import evolve
-
-from protocol import topics
 from protocol.commands import Command
-from protocol.errors import ProtocolError
-from protocol.messages import Assignment, DeviceEvent, Message, Retry, Telemetry
-from protocol.wire import decode, encode
+from protocol.deployments import Deploy, Recall
+from protocol.messages import Assignment, DeviceEvent, Retry, Telemetry
+from protocol.wire import encode
 
-from . import feedback, memory, rotation
+from . import memory, rotation
 from . import offer as offers
 from .address import parse
 from .bench import Finished
@@ -53,17 +50,21 @@ from .conversation import (
     Train,
     Trained,
 )
+from .course import Signs
 from .data.keeper import Found, Spoiled
+from .deployments import Advanced, Deployments, Runs, Said
 from .download import Blobs
 from .duty import Duty, Judged, News
 from .errors import AgentError, UsageError
 from .identity import Identity
 from .link import Acked, Denied, Down, Incoming, Link, Up, broker
+from .overlay import Config
 from .service import Notifier
 from .session import Session
 from .settings import Settings
 from .spool import Spool
 from .status import StatusFile
+from .upgrade import Upgrade
 from .workshop import Workshop
 
 INBOX = 1000  # messages waiting for the main loop; more are dropped, for the conversation repeats itself
@@ -91,29 +92,31 @@ class Agent:
         backend = offers.backend(settings)
         self._duty = Duty(settings, settings.data, self._address, backend, self._started, self._inbox.put)
         self.orders = Orders(settings.home, self._address, recent, self._inbox.put)
-        self._blobs = Blobs(
-            settings.home / "blobs", settings.cache_bytes, self._address, identity.device, identity.secret
-        )
+        kinds = Config(settings.home), Upgrade(settings.home, self._duty.backend)
+        self._deployments = Deployments(settings.home, identity, self._address, kinds, self._inbox.put)
+        self._duty.deploys = self._deployments.takes
+        cache = settings.home / "blobs", settings.cache_bytes
+        self._blobs = Blobs(*cache, self._address, identity.device, identity.secret)
         pace = settings.pace / settings.conditions.cpu_share
         self._workshop = Workshop(
-            self._blobs,
-            self._duty.gate,
-            self._spool.checkpoints,
-            self._duty.backend,
-            settings.threads,
-            pace,
-            settings.checkpoint_seconds,
-            self._inbox.put,
+            *(self._blobs, self._duty.gate, self._spool.checkpoints, self._duty.backend),
+            *(settings.threads, pace, settings.checkpoint_seconds, self._inbox.put),
         )
         chance = Random()  # noqa: S311  # jitter, no secrets
         self._link = Link(broker(identity, settings.home), self._boot, chance, self._from_link, self._appeal)
         beats, room = settings.heartbeat or identity.heartbeat, settings.spool_bytes // 2
         self._session = Session(None, self._boot, beats, chance, self._spool.load(), time.monotonic(), room)
         self._status = StatusFile(settings.home)
+        self._answered = False  # a check-in of this process
         self._told: str | None = None  # why the coordinator had no work
         self._cause: str | None = None  # why there is no connection
         self._step: int | None = None
         self._phases: dict[str, float] = {}  # seconds that the last of each took
+
+    @property
+    def restart(self) -> bool:
+        """Whether this program is to be started anew once it has stopped."""
+        return self.orders.restart or self._deployments.restart
 
     def stop(self) -> None:
         """Safe to call from a signal handler."""
@@ -121,24 +124,24 @@ class Agent:
         self._inbox.put(Tick())
 
     def run(self) -> None:
-        log.info(
-            "started device=%s boot=%s updates=%d", self._identity.device, self._boot, self._session.waiting
-        )
+        log.info("started device=%s boot=%s updates=%d", self._identity.device, self._boot, self._session.waiting)
         memory.give_back()
         self._workshop.open()
         self._link.open()
         self._duty.open()
+        self._deployments.open()
         self._notifier.ready()
         try:
-            while not self._stopping and not self.orders.stopping:
+            while not (self._stopping or self.orders.stopping or self._deployments.restart):
                 self._tell_damage()
                 self._look()
                 self._take_next()
-                for tag, result in self.orders.untold() if self._session.connected else ():
-                    self._link.publish("result", result, tag)
+                if self._session.connected:
+                    self._say()
         finally:
             if self._stopping or self.orders.forgotten:
                 self._notifier.stopping()
+            self._deployments.close()
             self._workshop.close()
             self._duty.close()
             self._link.close()
@@ -150,6 +153,13 @@ class Agent:
             rotation.appeal(self._settings.home, self._identity, self._address)
         except AgentError as error:
             log.warning("appeal-failed cause=%s", error)
+
+    def _say(self) -> None:
+        """What came of commands and of deployments."""
+        for tag, result in self.orders.untold():
+            self._link.publish("result", result, tag)
+        for leaf, report, about in self._deployments.untold():
+            self._link.publish(leaf, report, about)
 
     def _from_link(self, happened: object) -> None:
         if not isinstance(happened, Incoming) or self._inbox.qsize() < INBOX:
@@ -186,6 +196,7 @@ class Agent:
                 log.info("connected host=%s port=%d", self._identity.broker_host, self._identity.broker_port)
                 self._cause = None
                 self.orders.connected()
+                self._deployments.connected()
                 self._duty.clock.hurry()
                 self._heard(Judged(True))
                 return Connected()
@@ -198,23 +209,21 @@ class Agent:
                 pass  # asked with the secret before this one: the broker has let us in since
             case Found() | Spoiled() | Judged() | Compared():
                 self._heard(happened)
-            case Incoming(topic, payload, retained):
-                message = self._decoded(topic, payload)
-                if isinstance(message, Command):
-                    self.orders.take(message, self._identity)
-                    self._duty.look_at = time.monotonic()  # it may have been told to pause, or to resume
-                    return None
-                if isinstance(message, Assignment | Retry):
-                    self._told = message.reason if isinstance(message, Retry) else None
-                return None if message is None else Received(message, retained)
+            case Incoming():
+                return self._incoming(happened)
             case Acked():
                 tag: Any = self._link.delivered(happened)
                 if isinstance(tag, Told):
                     self.orders.delivered(tag)
                     return None
+                if isinstance(tag, Said | Runs):
+                    self._deployments.delivered(tag)
+                    return None
                 return None if tag is None else Acknowledged(tag)
             case Ended():
                 self._ended(happened)
+            case Advanced():
+                self._follow()
             case Finished():
                 return self._encoded(happened)
             case Failed(assignment, kind, reason):
@@ -228,42 +237,37 @@ class Agent:
                 raise TypeError(f"nobody reports {type(happened).__name__}")
         return None
 
+    def _incoming(self, incoming: Incoming) -> Event | None:
+        match message := incoming.message(self._identity.device):
+            case None:
+                return None
+            case Command():
+                self.orders.take(message, self._identity)
+                self._duty.look_at = time.monotonic()  # it may have been told to pause, or to resume
+                return None
+            case Deploy() | Recall():
+                self._deployments.take(message)
+                return None
+            case Assignment() | Retry():
+                self._answered = True
+                self._told = message.reason if isinstance(message, Retry) else None
+        return Received(message, incoming.retained)
+
     def _ended(self, order: Ended) -> None:
         self.orders.ended(order)
         if order.identity is not None:
             self._identity = order.identity
             self._blobs.reauthenticate(self._identity.secret)
+            self._deployments.reauthenticate(self._identity.secret)
             self._link.reauthenticate(self._identity.secret)
-
-    def _decoded(self, topic: str, payload: bytes) -> Message | None:
-        try:
-            if topic == topics.COORDINATOR_STATUS:
-                return decode(topics.STATUS.message, payload)
-            device, channel = topics.parse(topic)
-            if device != self._identity.device or channel.direction != "down":
-                raise ProtocolError(f"topic {topic} is not for this device")
-            message = decode(channel.message, payload)
-        except ProtocolError as error:
-            log.warning("message-ignored topic=%s cause=%r", topic, str(error))
-            return None
-        log.debug("received %s", message)
-        return message
 
     def _encoded(self, done: Finished) -> Event:
         # Here and not in the workshop's thread: a receipt may change the residual at any time.
-        assignment, result = done.assignment, done.result
-        coding = assignment.plan.coding
         started = time.monotonic()
-        try:
-            # Nobody but feedback holds the residual, which drops it as soon as it can.
-            body, left = feedback.encode(
-                result.difference, coding, done.region, self._spool.residual(assignment.run)
-            )
-        except ProtocolError as error:
-            return Failed(assignment.id, "training-failed", str(error))
-        self._phases |= {"train": result.seconds, "encode": time.monotonic() - started}
-        slim = evolve(result, difference={})
-        return Trained(assignment.id, slim, done.shape_epoch, body, done.region_text, left, done.checkpoint)
+        event = done.encoded(self._spool.residual)
+        if isinstance(event, Trained):
+            self._phases |= {"train": done.result.seconds, "encode": time.monotonic() - started}
+        return event
 
     def _do(self, output: Output) -> None:
         match output:
@@ -328,20 +332,11 @@ class Agent:
         if beat.upload is not None:
             self._phases["upload"] = beat.upload
         report = Telemetry(
-            boot=self._boot,
-            uptime=time.monotonic() - self._started,
-            state=self._state,
-            assignment=beat.assignment,
-            step=beat.step,
-            spool=beat.spool,
-            training=self._workshop.training,
-            since=beat.since,
-            cpu=self._duty.board.cpu(),
-            goodput=beat.goodput,
-            phases=self._phases or None,
-            waiting=self._reason and self._reason[:2000],
-            **self._duty.measured(),
-        )
+            boot=self._boot, uptime=time.monotonic() - self._started, state=self._state,
+            assignment=beat.assignment, step=beat.step, spool=beat.spool, since=beat.since, goodput=beat.goodput,
+            training=self._workshop.training, phases=self._phases or None, cpu=self._duty.board.cpu(),
+            waiting=self._reason and self._reason[:2000], **self._duty.measured(),
+        )  # fmt: skip
         self._link.publish("telemetry", encode(report))
         self._tell_status()
 
@@ -365,9 +360,13 @@ class Agent:
         self._follow()
 
     def _follow(self) -> None:
-        """Offer what the duty says, or nothing."""
-        if self._duty.offer is not self._session.offer:
-            self._session.offer = self._duty.offer
+        """Offer what the duty says, or nothing; none either while the device is about to switch to a release."""
+        free = self._session.assignment is None
+        answered = self._answered or self._duty.state in ("paused", "waiting")
+        self._deployments.feel(Signs(not free, self._session.connected, answered))
+        offer = None if free and self._deployments.holds else self._duty.offer
+        if offer is not self._session.offer:
+            self._session.offer = offer
             self._handle(Tick())
         self._tell_status()
 

@@ -18,7 +18,7 @@ import ssl
 from pathlib import Path
 from typing import Any
 
-from attrs import asdict, evolve, frozen
+from attrs import asdict, evolve, fields, frozen
 
 from protocol.errors import ProtocolError
 from protocol.messages import Capability, EnrolmentReply, EnrolmentRequest
@@ -32,7 +32,10 @@ MAX_REPLY = 64 * 1024
 
 @frozen(kw_only=True)
 class Identity:
-    """``authority``: file name, inside the home, of the coordinator's CA; None on plain HTTP."""
+    """``authority``: file name, inside the home, of the coordinator's CA; None on plain HTTP.
+
+    ``release_key``: that of releases (32 bytes in hexadecimal digits), None if this device takes none.
+    """
 
     device: str
     secret: str
@@ -43,6 +46,7 @@ class Identity:
     heartbeat: float
     authority: str | None
     token: str
+    release_key: str | None = None
 
     def __repr__(self) -> str:
         return f"Identity(device={self.device!r}, url={self.url!r})"
@@ -71,12 +75,15 @@ def load(home: Path) -> Identity:
     """The identity that lives in ``home``; NotEnrolled if there is none."""
     path = home / "identity.json"
     try:
-        return Identity(**json.loads(path.read_text()))
+        saved = json.loads(path.read_text())
+        # Another agent may have written it, which knew more of it and has gone since.
+        known = {attribute.name for attribute in fields(Identity)}
+        return Identity(**{name: value for name, value in saved.items() if name in known})
     except (FileNotFoundError, NotADirectoryError) as error:
         raise NotEnrolled(
             f"this device is not enrolled: {path} does not exist; run 'shoal-agent enrol'"
         ) from error
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, AttributeError) as error:
         raise HomeError(
             f"{path} is damaged; restore it, or delete it and enrol again with a new token"
         ) from error
@@ -117,6 +124,7 @@ def enrol(home: Path, url: str, token: Token, name: str, capability: Capability)
         heartbeat=reply.heartbeat,
         authority=address.authority.name if address.authority else None,
         token=token.id,
+        release_key=reply.release_key,
     )
     write_durably(home / "identity.json", json.dumps(asdict(identity), indent=2).encode())
     (home / "enrolment.json").unlink(missing_ok=True)
@@ -125,11 +133,11 @@ def enrol(home: Path, url: str, token: Token, name: str, capability: Capability)
 
 def forget(home: Path) -> None:
     """Nothing is left of who this device was, of what it trained, and of where; its settings and data stay."""
-    for name in ("identity", "enrolment", "rotation", "commands", "status"):
+    for name in ("identity", "enrolment", "rotation", "commands", "deployments", "status"):
         (home / f"{name}.json").unlink(missing_ok=True)
-    for path in (home / "authority.pem", home / "paused", *home.glob("spool*")):
+    for path in (home / "authority.pem", home / "paused", *home.glob("spool*"), *home.glob("fleet.toml*")):
         path.unlink(missing_ok=True)
-    for folder in ("blobs", "checkpoint"):
+    for folder in ("blobs", "checkpoint", "releases", "update"):
         shutil.rmtree(home / folder, ignore_errors=True)
 
 

@@ -49,7 +49,7 @@ def _work(settings: Settings, identity: Identity, recent: Recent, notifier: Noti
     if agent.orders.forgotten:
         forget(settings.home)
         log.info("decommissioned: enrol this device again to use it")
-    return agent.orders.restart
+    return agent.restart
 
 
 def _end_by_signal(stop: Callable[[], None]) -> None:
