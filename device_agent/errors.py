@@ -45,3 +45,13 @@ class HomeError(AgentError):
     """The agent's home cannot be written, or another agent lives there."""
 
     exit_code = 7
+
+
+class ModelError(AgentError):
+    """The deployed model cannot be used."""
+
+    exit_code = 8
+
+
+class NoModel(ModelError):
+    """None is deployed."""
