@@ -11,11 +11,11 @@ from typing import Any, assert_never
 
 from attrs import evolve
 
-from protocol import topics
 from protocol.commands import Command
+from protocol.deployments import Deploy, Recall
 from protocol.errors import ProtocolError
-from protocol.messages import Assignment, DeviceEvent, Message, Retry, Telemetry
-from protocol.wire import decode, encode
+from protocol.messages import Assignment, DeviceEvent, Retry, Telemetry
+from protocol.wire import encode
 
 from . import feedback, memory
 from . import offer as offers
@@ -53,11 +53,13 @@ from .conversation import (
     Trained,
 )
 from .data.keeper import Found, Spoiled
+from .deployments import Deployments, News, Runs, Said, Signs
 from .download import Blobs
 from .duty import Duty, Judged
 from .errors import UsageError
 from .identity import Identity
 from .link import Acked, Broker, Denied, Down, Incoming, Link, Up
+from .overlay import Config
 from .service import Notifier
 from .session import Session
 from .settings import Settings
@@ -89,37 +91,34 @@ class Agent:
         self._address = parse(settings.url or identity.url, authority)
         self._duty = Duty(settings, settings.data, offers.backend(settings), self._started, self._inbox.put)
         self.orders = Orders(settings.home, self._address, recent, self._inbox.put)
+        kinds = (Config(settings.home),)
+        self._deployments = Deployments(settings.home, identity, self._address, kinds, self._inbox.put)
+        self._duty.deploys = self._deployments.takes
         self._blobs = Blobs(
             settings.home / "blobs", settings.cache_bytes, self._address, identity.device, identity.secret
         )
         pace = settings.pace / settings.conditions.cpu_share
         self._workshop = Workshop(
-            self._blobs,
-            self._duty.gate,
-            self._spool.checkpoints,
-            self._duty.backend,
-            settings.threads,
-            pace,
-            settings.checkpoint_seconds,
-            self._inbox.put,
+            *(self._blobs, self._duty.gate, self._spool.checkpoints, self._duty.backend),
+            *(settings.threads, pace, settings.checkpoint_seconds, self._inbox.put),
         )
-        broker = Broker(
-            identity.broker_host,
-            identity.broker_port,
-            identity.broker_tls,
-            authority,
-            identity.device,
-            identity.secret,
-        )
+        where = identity.broker_host, identity.broker_port, identity.broker_tls
+        broker = Broker(*where, authority, identity.device, identity.secret)
         chance = Random()  # noqa: S311  # jitter, no secrets
         self._link = Link(broker, self._boot, chance, self._from_link)
         beats, room = settings.heartbeat or identity.heartbeat, settings.spool_bytes // 2
         self._session = Session(None, self._boot, beats, chance, self._spool.load(), time.monotonic(), room)
         self._status = StatusFile(settings.home)
+        self._answered = False  # a check-in of this process
         self._told: str | None = None  # why the coordinator had no work
         self._cause: str | None = None  # why there is no connection
         self._step: int | None = None
         self._phases: dict[str, float] = {}  # seconds that the last of each took
+
+    @property
+    def restart(self) -> bool:
+        """Whether this program is to be started anew once it has stopped."""
+        return self.orders.restart or self._deployments.restart
 
     def stop(self) -> None:
         """Safe to call from a signal handler."""
@@ -134,9 +133,10 @@ class Agent:
         self._workshop.open()
         self._link.open()
         self._duty.open()
+        self._deployments.open()
         self._notifier.ready()
         try:
-            while not self._stopping and not self.orders.stopping:
+            while not (self._stopping or self.orders.stopping or self._deployments.restart):
                 self._tell_damage()
                 self._look()
                 event = self._event(self._next())
@@ -144,16 +144,24 @@ class Agent:
                     self._handle(event)
                 if isinstance(event, Trained):
                     self._workshop.taken(event.assignment)
-                for tag, result in self.orders.untold() if self._session.connected else ():
-                    self._link.publish("result", result, tag)
+                if self._session.connected:
+                    self._say()
         finally:
-            if not self.orders.restart:
+            if not self.restart:
                 self._notifier.stopping()
+            self._deployments.close()
             self._workshop.close()
             self._duty.close()
             self._link.close()
             self._spool.close()
             log.info("stopped")
+
+    def _say(self) -> None:
+        """What came of commands and of deployments."""
+        for tag, result in self.orders.untold():
+            self._link.publish("result", result, tag)
+        for leaf, report, about in self._deployments.untold():
+            self._link.publish(leaf, report, about)
 
     def _from_link(self, happened: object) -> None:
         if not isinstance(happened, Incoming) or self._inbox.qsize() < INBOX:
@@ -182,6 +190,7 @@ class Agent:
                 log.info("connected host=%s port=%d", self._identity.broker_host, self._identity.broker_port)
                 self._cause = None
                 self.orders.connected()
+                self._deployments.connected()
                 self._heard(Judged(True))
                 return Connected()
             case Down(cause):
@@ -193,13 +202,17 @@ class Agent:
                 pass  # asked with the secret before this one: the broker has let us in since
             case Found() | Spoiled() | Judged():
                 self._heard(happened)
-            case Incoming(topic, payload, retained):
-                message = self._decoded(topic, payload)
+            case Incoming(retained=retained):
+                message = happened.message(self._identity.device)
                 if isinstance(message, Command):
                     self.orders.take(message, self._identity)
                     self._duty.look_at = time.monotonic()  # it may have been told to pause, or to resume
                     return None
+                if isinstance(message, Deploy | Recall):
+                    self._deployments.take(message)
+                    return None
                 if isinstance(message, Assignment | Retry):
+                    self._answered = True
                     self._told = message.reason if isinstance(message, Retry) else None
                 return None if message is None else Received(message, retained)
             case Acked():
@@ -207,9 +220,14 @@ class Agent:
                 if isinstance(tag, Told):
                     self.orders.delivered(tag)
                     return None
+                if isinstance(tag, Said | Runs):
+                    self._deployments.delivered(tag)
+                    return None
                 return None if tag is None else Acknowledged(tag)
             case Ended():
                 self._ended(happened)
+            case News():
+                self._follow()
             case Finished():
                 return self._encoded(happened)
             case Failed(assignment, kind, reason):
@@ -228,21 +246,8 @@ class Agent:
         if order.identity is not None:
             self._identity = order.identity
             self._blobs.reauthenticate(self._identity.secret)
+            self._deployments.reauthenticate(self._identity.secret)
             self._link.reauthenticate(self._identity.secret)
-
-    def _decoded(self, topic: str, payload: bytes) -> Message | None:
-        try:
-            if topic == topics.COORDINATOR_STATUS:
-                return decode(topics.STATUS.message, payload)
-            device, channel = topics.parse(topic)
-            if device != self._identity.device or channel.direction != "down":
-                raise ProtocolError(f"topic {topic} is not for this device")
-            message = decode(channel.message, payload)
-        except ProtocolError as error:
-            log.warning("message-ignored topic=%s cause=%r", topic, str(error))
-            return None
-        log.debug("received %s", message)
-        return message
 
     def _encoded(self, done: Finished) -> Event:
         # Here and not in the workshop's thread: a receipt may change the residual at any time.
@@ -360,9 +365,12 @@ class Agent:
         self._follow()
 
     def _follow(self) -> None:
-        """Offer what the duty says, or nothing."""
-        if self._duty.offer is not self._session.offer:
-            self._session.offer = self._duty.offer
+        """Offer what the duty says, or nothing; none either while the device is about to switch to a release."""
+        free = self._session.assignment is None
+        self._deployments.signs = Signs(not free, self._session.connected, self._answered)
+        offer = None if free and self._deployments.holds else self._duty.offer
+        if offer is not self._session.offer:
+            self._session.offer = offer
             self._handle(Tick())
         self._tell_status()
 

@@ -191,9 +191,11 @@ def _token(arguments: argparse.Namespace) -> str:
 
 
 def _run(arguments: argparse.Namespace) -> None:
+    from . import logs, overlay, process
+
+    overlay.started(settings.place(arguments.home))
     chosen = settings.load(arguments.home)
     known = identity.load(chosen.home)
-    from . import logs, process
 
     logs.set_up(chosen)
     process.run(chosen, known)

@@ -48,12 +48,18 @@ class Fetching:
 
 
 class Blobs:
-    """The cache in ``directory``: at most ``limit`` bytes, what was used longest ago goes first."""
+    """The cache in ``directory``: at most ``limit`` bytes, what was used longest ago goes first.
 
-    def __init__(self, directory: Path, limit: int, address: Address, device: str, secret: str) -> None:
+    ``shelf``: where the coordinator has them, as the last part but one of their path.
+    """
+
+    def __init__(
+        self, directory: Path, limit: int, address: Address, device: str, secret: str, shelf: str = "blobs"
+    ) -> None:
         self._directory = directory
-        self._limit = limit
+        self.limit = limit
         self._address = address
+        self._shelf = shelf
         self._device = device
         self.reauthenticate(secret)
 
@@ -139,7 +145,7 @@ class Blobs:
     ) -> None:
         headers = self._headers | ({"Range": f"bytes={start}-"} if start else {})
         connection.request(
-            "GET", f"{self._address.prefix}/api/v1/device/blobs/{blob.sha256}", headers=headers
+            "GET", f"{self._address.prefix}/api/v1/device/{self._shelf}/{blob.sha256}", headers=headers
         )
         reply = connection.getresponse()
         _judge(reply, blob, part)
@@ -159,14 +165,14 @@ class Blobs:
 
     def _make_room(self, blob: Blob, keep: Collection[str]) -> None:
         self._directory.mkdir(mode=0o700, exist_ok=True)
-        if blob.size > self._limit:
+        if blob.size > self.limit:
             raise DownloadFailed(
-                f"blob {blob.sha256[:12]} has {blob.size} bytes, the cache holds {self._limit}"
+                f"blob {blob.sha256[:12]} has {blob.size} bytes, the cache holds {self.limit}"
             )
         files = sorted((p.stat().st_mtime_ns, p.stat().st_size, p) for p in self._directory.iterdir())
         used = sum(size for _, size, _ in files)
         for _, size, path in files:
-            if used + blob.size <= self._limit:
+            if used + blob.size <= self.limit:
                 return
             if path.name.partition(".")[0] not in {*keep, blob.sha256}:
                 path.unlink(missing_ok=True)

@@ -39,7 +39,10 @@ class Judged:
 
 class Duty:
     """``offer`` is the check-in to make, None while something is in the way; then the ``gate`` before training is
-    shut. ``report`` takes what threads find out, which comes back through :meth:`heard`."""
+    shut. ``report`` takes what threads find out, which comes back through :meth:`heard`. ``deploys``: the device takes
+    releases."""
+
+    deploys = False
 
     def __init__(
         self, settings: Settings, source: Source, backend: str, now: float, report: Callable[[object], None]
@@ -128,7 +131,7 @@ class Duty:
     def _found(self, loaded: Loaded) -> DeviceEvent | None:
         recovered = self._readiness.data not in (None, READING)
         self.loaded, self._readiness.data = loaded, None
-        self._ready_offer = offers.offer(self.backend, loaded, self._settings.privacy.label_histogram)
+        self._ready_offer = offers.offer(self.backend, loaded, self._settings.privacy.label_histogram, self.deploys)
         samples = len(loaded.training)
         log.info("data samples=%d held_out=%d skipped=%d", samples, len(loaded.held_out), len(loaded.skipped))
         memory.give_back()

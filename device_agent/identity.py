@@ -32,7 +32,10 @@ MAX_REPLY = 64 * 1024
 
 @frozen(kw_only=True)
 class Identity:
-    """``authority``: file name, inside the home, of the coordinator's CA; None on plain HTTP."""
+    """``authority``: file name, inside the home, of the coordinator's CA; None on plain HTTP.
+
+    ``release_key``: that of releases (32 bytes in hexadecimal digits), None if this device takes none.
+    """
 
     device: str
     secret: str
@@ -43,6 +46,7 @@ class Identity:
     heartbeat: float
     authority: str | None
     token: str
+    release_key: str | None = None
 
     def __repr__(self) -> str:
         return f"Identity(device={self.device!r}, url={self.url!r})"
@@ -117,6 +121,7 @@ def enrol(home: Path, url: str, token: Token, name: str, capability: Capability)
         heartbeat=reply.heartbeat,
         authority=address.authority.name if address.authority else None,
         token=token.id,
+        release_key=reply.release_key,
     )
     write_durably(home / "identity.json", json.dumps(asdict(identity), indent=2).encode())
     (home / "enrolment.json").unlink(missing_ok=True)
@@ -125,11 +130,11 @@ def enrol(home: Path, url: str, token: Token, name: str, capability: Capability)
 
 def forget(home: Path) -> None:
     """Nothing is left of who this device was, of what it trained, and of where; its settings and data stay."""
-    for name in ("identity", "enrolment", "rotation", "commands", "status"):
+    for name in ("identity", "enrolment", "rotation", "commands", "deployments", "status"):
         (home / f"{name}.json").unlink(missing_ok=True)
-    for path in (home / "authority.pem", home / "paused", *home.glob("spool*")):
+    for path in (home / "authority.pem", home / "paused", *home.glob("spool*"), *home.glob("fleet.toml*")):
         path.unlink(missing_ok=True)
-    for folder in ("blobs", "checkpoint"):
+    for folder in ("blobs", "checkpoint", "releases"):
         shutil.rmtree(home / folder, ignore_errors=True)
 
 

@@ -19,6 +19,9 @@ from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.reasoncodes import ReasonCode
 
 from protocol import topics
+from protocol.errors import ProtocolError
+from protocol.messages import Message
+from protocol.wire import decode
 
 from .address import trust
 from .errors import HomeError
@@ -63,6 +66,21 @@ class Incoming:
     topic: str
     payload: bytes = field(repr=False)
     retained: bool
+
+    def message(self, device: str) -> Message | None:
+        """What it says to ``device``; None, and a line in the log, if that is nothing we could understand."""
+        try:
+            if self.topic == topics.COORDINATOR_STATUS:
+                return decode(topics.STATUS.message, self.payload)
+            addressee, channel = topics.parse(self.topic)
+            if addressee != device or channel.direction != "down":
+                raise ProtocolError(f"topic {self.topic} is not for this device")
+            message = decode(channel.message, self.payload)
+        except ProtocolError as error:
+            log.warning("message-ignored topic=%s cause=%r", self.topic, str(error))
+            return None
+        log.debug("received %s", message)
+        return message
 
 
 @frozen

@@ -21,7 +21,7 @@ def backend(settings: Settings) -> str:
     return settings.backend or speed.ranked(backends, speed.remembered(settings.home))[0]
 
 
-def offer(runtime_name: str, loaded: Loaded, label_histogram: bool) -> CheckIn:
+def offer(runtime_name: str, loaded: Loaded, label_histogram: bool, deploys: bool = False) -> CheckIn:
     """A check-in but for its id and what the device holds."""
     training = loaded.training
     told = label_histogram and training.classes <= MAX_LABELS
@@ -30,7 +30,7 @@ def offer(runtime_name: str, loaded: Loaded, label_histogram: bool) -> CheckIn:
         protocol=PROTOCOL,
         agent=__version__,
         runtime=runtime_name,
-        features=FEATURES,
+        features=(*FEATURES, "deploy") if deploys else FEATURES,
         samples=len(training),
         input=training.input,
         classes=training.classes,

@@ -35,7 +35,7 @@ def run(settings: Settings, identity: Identity) -> None:
         if agent.orders.forgotten:
             forget(settings.home)
             log.info("decommissioned: enrol this device again to use it")
-    if agent.orders.restart:
+    if agent.restart:
         os.execve(sys.executable, sys.orig_argv, {**os.environ, **notifier.taken})  # noqa: S606  # this very program
 
 

@@ -6,6 +6,7 @@ A setting of a table is ``SHOAL_AGENT_<TABLE>_<NAME>``, e.g. ``SHOAL_AGENT_CONDI
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import tomllib
@@ -24,6 +25,14 @@ PREFIX = "SHOAL_AGENT_"
 TOKEN = PREFIX + "TOKEN"
 LOG_LEVELS = ("debug", "info", "warning", "error")
 BACKENDS = ("litert", "tflite", "numpy")
+FLEET = "fleet.toml"
+"""In the home: settings that were released to the fleet. Those of the owner's agent.toml go before."""
+RELEASED = (
+    "heartbeat", "threads", "cache_bytes", "pace", "checkpoint_seconds", "spool_bytes", "log_level", "conditions"
+)  # fmt: skip
+"""What may be set from afar: never whom the device listens to, what it trains on, nor what it tells."""
+
+log = logging.getLogger(__name__)
 
 
 @frozen(kw_only=True)
@@ -68,12 +77,53 @@ def default_home() -> Path:
     return Path("/var/lib/shoal-agent") if os.geteuid() == 0 else Path.home() / ".local/share/shoal-agent"
 
 
-def load(home: Path | None = None, environ: Mapping[str, str] | None = None) -> Settings:
-    """Settings of the agent in ``home``; UsageError names a key that is unknown or out of range."""
+def place(home: Path | None = None, environ: Mapping[str, str] | None = None) -> Path:
+    """The home: ``home``, or where the environment says."""
     environ = os.environ if environ is None else environ
-    home = home or Path(environ.get(PREFIX + "HOME") or default_home())
+    return home or Path(environ.get(PREFIX + "HOME") or default_home())
+
+
+def load(
+    home: Path | None = None, environ: Mapping[str, str] | None = None, fleet: str | None = None
+) -> Settings:
+    """Settings of the agent in ``home``; UsageError names a key that is unknown or out of range.
+
+    ``fleet`` is tried in place of the home's fleet.toml, which is left out with a warning if it is of no use.
+    """
+    environ = os.environ if environ is None else environ
+    home = place(home, environ)
+    if fleet is not None:
+        return _load(home, environ, _released(fleet))
+    own = _load(home, environ, {})  # what is wrong with the owner's settings is not the release's fault
+    try:
+        text = (home / FLEET).read_text()
+        return _load(home, environ, _released(text))
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (UsageError, OSError, UnicodeDecodeError) as error:
+        log.warning("fleet-settings-left-out cause=%r", str(error))
+    return own
+
+
+def _released(text: str) -> dict[str, Any]:
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{FLEET} is not valid TOML: {error}") from error
+    foreign = sorted(values.keys() - set(RELEASED))
+    if foreign:
+        raise UsageError(f"{FLEET} sets {foreign[0]!r}; a release may set {', '.join(RELEASED)}")
+    return values
+
+
+def _load(home: Path, environ: Mapping[str, str], fleet: dict[str, Any]) -> Settings:
     path = home / "agent.toml"
     values = _from_file(path)
+    for name, value in fleet.items():
+        if isinstance(value, dict) and isinstance(values.get(name), dict):
+            values[name] = {**value, **values[name]}
+        else:
+            values.setdefault(name, value)
     if isinstance(values.get("data"), str):
         values["data"] = {"path": values["data"]}
     for table, name, value in _from_environment(environ):
