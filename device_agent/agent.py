@@ -52,8 +52,9 @@ from .conversation import (
     Train,
     Trained,
 )
+from .course import Signs
 from .data.keeper import Found, Spoiled
-from .deployments import Deployments, News, Runs, Said, Signs
+from .deployments import Deployments, News, Runs, Said
 from .download import Blobs
 from .duty import Duty, Judged
 from .errors import UsageError
@@ -367,7 +368,7 @@ class Agent:
     def _follow(self) -> None:
         """Offer what the duty says, or nothing; none either while the device is about to switch to a release."""
         free = self._session.assignment is None
-        self._deployments.signs = Signs(not free, self._session.connected, self._answered)
+        self._deployments.feel(Signs(not free, self._session.connected, self._answered))
         offer = None if free and self._deployments.holds else self._duty.offer
         if offer is not self._session.offer:
             self._session.offer = offer

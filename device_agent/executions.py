@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -72,10 +73,14 @@ class Held:
 
 
 class Executions:
-    """The file. Damaged, it is as good as none: what is on trial then goes back, and the coordinator tells again."""
+    """The file, and what it says; ``lock`` is for whoever changes it.
+
+    Damaged, it is as good as none: what is on trial then goes back, and the coordinator tells again.
+    """
 
     def __init__(self, home: Path) -> None:
         self._path = home / NAME
+        self.lock = threading.RLock()
         self.current: Execution | None = None
         self.past: list[Execution] = []  # oldest first
         self.held: dict[str, Held] = {}  # by kind
@@ -103,6 +108,12 @@ class Executions:
             "held": {kind: asdict(one) for kind, one in self.held.items()},
         }
         write_durably(self._path, json.dumps(saved).encode())
+
+    def save_if_possible(self) -> None:
+        try:
+            self.save()
+        except HomeError as error:
+            log.warning("deployments-not-kept cause=%s", error)
 
     def _load(self) -> None:
         try:
