@@ -62,6 +62,7 @@ from .identity import Identity
 from .link import Acked, Broker, Denied, Down, Incoming, Link, Up
 from .overlay import Config
 from .service import Notifier
+from .serving import Serving
 from .session import Session
 from .settings import Settings
 from .spool import Spool
@@ -92,7 +93,8 @@ class Agent:
         self._address = parse(settings.url or identity.url, authority)
         self._duty = Duty(settings, settings.data, offers.backend(settings), self._started, self._inbox.put)
         self.orders = Orders(settings.home, self._address, recent, self._inbox.put)
-        kinds = (Config(settings.home),)
+        self._serving = Serving(settings, self._duty)
+        kinds = (Config(settings.home), self._serving.kind)
         self._deployments = Deployments(settings.home, identity, self._address, kinds, self._inbox.put)
         self._duty.deploys = self._deployments.takes
         self._blobs = Blobs(
@@ -135,6 +137,7 @@ class Agent:
         self._link.open()
         self._duty.open()
         self._deployments.open()
+        self._serving.open()
         self._notifier.ready()
         try:
             while not (self._stopping or self.orders.stopping or self._deployments.restart):
@@ -151,6 +154,7 @@ class Agent:
             if not self.restart:
                 self._notifier.stopping()
             self._deployments.close()
+            self._serving.close()
             self._workshop.close()
             self._duty.close()
             self._link.close()

@@ -192,8 +192,7 @@ class InUse:
 
     def _now(self) -> tuple[Predictor, Tally]:
         with self._lock:
-            mark = self.shelf.mark
-            if mark != self._mark:
+            while (mark := self.shelf.mark) != self._mark:  # it may have changed while it was loaded
                 self._mark, self._loaded, self._trouble = mark, None, None
                 self._load()
             if self._trouble is not None:
