@@ -54,9 +54,14 @@ class Rollout(Base):
     id: Mapped[int] = mapped_column(Key, primary_key=True)
     release_id: Mapped[int] = mapped_column(ForeignKey("release.id"))
     state: Mapped[str] = mapped_column(String(12), index=True)
+    pause: Mapped[str] = mapped_column(String(12), default="")
+    """What a paused one waits for: operator, gate or approval."""
     reason: Mapped[str] = mapped_column(Text, default="")
     """Why it is in this state."""
     rules: Mapped[dict[str, Any]]
+    target: Mapped[dict[str, Any]]
+    """Whom it is for: ``group``, ``tag`` or ``devices``; nothing of these is everybody. Who joins the fleet later and
+    is meant comes last."""
     wave: Mapped[int] = mapped_column(default=0)
     """The wave that is under way, from 0."""
     wave_at: Mapped[float]
