@@ -41,7 +41,7 @@ class Endpoint:
     """The server; OSError if the address cannot be had. ``port`` 0 takes a free one."""
 
     def __init__(self, host: str, port: int, teller: Teller) -> None:
-        self._server = _Server((host, port), _handler(teller))
+        self._server = _Server((host, port), teller)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.2,), name="serving", daemon=True)
 
     @property
@@ -68,10 +68,11 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
 
-    def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
+    def __init__(self, address: tuple[str, int], teller: Teller) -> None:
+        self.teller = teller
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         self._free = threading.BoundedSemaphore(AT_ONCE)
-        super().__init__(address, handler)
+        super().__init__(address, _Asked)
 
     def server_bind(self) -> None:
         socketserver.TCPServer.server_bind(self)  # HTTPServer would ask the name service who we are
@@ -95,85 +96,87 @@ class _Server(ThreadingHTTPServer):
             log.error("serving-broke", exc_info=broken)
 
 
-def _handler(teller: Teller) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        timeout = SECONDS
-        server_version = f"shoal-agent/{__version__}"
-        sys_version = ""
+class _Asked(BaseHTTPRequestHandler):
+    timeout = SECONDS
+    server_version = f"shoal-agent/{__version__}"
+    sys_version = ""
 
-        def do_GET(self) -> None:
-            self._respond(self._about)
+    @property
+    def _teller(self) -> Teller:
+        assert isinstance(self.server, _Server)
+        return self.server.teller
 
-        def do_POST(self) -> None:
-            self._respond(self._infer)
+    def do_GET(self) -> None:
+        self._respond(self._about)
 
-        def _about(self) -> dict[str, Any]:
-            self._expect("/model", "/infer", "POST")
-            return teller.about()
+    def do_POST(self) -> None:
+        self._respond(self._infer)
 
-        def _infer(self) -> dict[str, Any]:
-            self._expect("/infer", "/model", "GET")
-            read, most = self._reader(math.prod(teller.in_use.predictor.card.input))
-            x = read(self._body(most))
-            if x.ndim and len(x) > ROWS and x.shape != teller.in_use.predictor.card.input:
-                raise Refusal(413, f"x has {len(x)} samples, expected at most {ROWS}")
-            found = teller.answers(x)
-            return {"version": teller.in_use.predictor.manifest.version, "answers": found}
+    def _about(self) -> dict[str, Any]:
+        self._expect("/model", "/infer", "POST")
+        return self._teller.about()
 
-        def _expect(self, path: str, other: str, method: str) -> None:
-            if not _local(self.headers.get("Host", "")):
-                raise Refusal(403, "name this board by its address or as localhost")
-            found = self.path.partition("?")[0]
-            if found == other:
-                raise Refusal(405, f"{other} takes {method}")
-            if found != path:
-                raise Refusal(404, "there is GET /model and POST /infer")
+    def _infer(self) -> dict[str, Any]:
+        self._expect("/infer", "/model", "GET")
+        read, most = self._reader(math.prod(self._teller.in_use.predictor.card.input))
+        x = read(self._body(most))
+        if x.ndim and len(x) > ROWS and x.shape != self._teller.in_use.predictor.card.input:
+            raise Refusal(413, f"x has {len(x)} samples, expected at most {ROWS}")
+        found = self._teller.answers(x)
+        return {"version": self._teller.in_use.predictor.manifest.version, "answers": found}
 
-        def _reader(self, size: int) -> tuple[Callable[[bytes], NDArray[Any]], int]:
-            """What reads a body of this type, and the bytes it may have for samples of ``size`` numbers."""
-            kind = self.headers.get_content_type()
-            if kind == "application/json":
-                return unlabelled.listed, 1024 + ROWS * size * _DIGITS
-            if kind in ("application/x-npy", "application/octet-stream"):
-                return unlabelled.array, 1024 + ROWS * size * 8
-            raise Refusal(415, "the body must be application/json or application/x-npy")
+    def _expect(self, path: str, other: str, method: str) -> None:
+        if not _local(self.headers.get("Host", "")):
+            raise Refusal(403, "name this board by its address or as localhost")
+        found = self.path.partition("?")[0]
+        if found == other:
+            raise Refusal(405, f"{other} takes {method}")
+        if found != path:
+            raise Refusal(404, "there is GET /model and POST /infer")
 
-        def _body(self, most: int) -> bytes:
-            length = self.headers.get("Content-Length", "")
-            if not (length.isascii() and length.isdecimal()):
-                raise Refusal(411, "the request must say how long its body is")
-            if len(length) > 15 or int(length) > most:
-                raise Refusal(413, f"the body has {length[:20]} bytes, expected at most {most}")
-            body = self.rfile.read(int(length))
-            if len(body) < int(length):
-                raise Refusal(400, f"the body ends after {len(body)} of {length} bytes")
-            return body
+    def _reader(self, size: int) -> tuple[Callable[[bytes], NDArray[Any]], int]:
+        """What reads a body of this type, and the bytes it may have for samples of ``size`` numbers."""
+        kind = self.headers.get_content_type()
+        if kind == "application/json":
+            return unlabelled.listed, 1024 + ROWS * size * _DIGITS
+        if kind in ("application/x-npy", "application/octet-stream"):
+            return unlabelled.array, 1024 + ROWS * size * 8
+        raise Refusal(415, "the body must be application/json or application/x-npy")
 
-        def _respond(self, work: Callable[[], dict[str, Any]]) -> None:
-            try:
-                status, answer = 200, work()
-            except Refusal as refusal:
-                status, answer = refusal.status, {"error": str(refusal)}
-            except DataError as error:
-                status, answer = 422, {"error": str(error)}
-            except NoModel as error:
-                status, answer = 404, {"error": str(error)}
-            except ModelError as error:
-                status, answer = 503, {"error": str(error)}
-            except (MemoryError, ArithmeticError) as error:
-                status, answer = 503, {"error": f"the model could not answer: {type(error).__name__}"}
-            content = json.dumps(answer).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(content)))
-            self.send_header("Cache-Control", "no-store")
-            self.end_headers()
-            self.wfile.write(content)
+    def _body(self, most: int) -> bytes:
+        length = self.headers.get("Content-Length", "")
+        if not (length.isascii() and length.isdecimal()):
+            raise Refusal(411, "the request must say how long its body is")
+        if len(length) > 15 or int(length) > most:
+            raise Refusal(413, f"the body has {length[:20]} bytes, expected at most {most}")
+        body = self.rfile.read(int(length))
+        if len(body) < int(length):
+            raise Refusal(400, f"the body ends after {len(body)} of {length} bytes")
+        return body
 
-        def log_message(self, format: str, *args: Any) -> None:
-            log.debug("asked %s", format % args)
+    def _respond(self, work: Callable[[], dict[str, Any]]) -> None:
+        try:
+            status, answer = 200, work()
+        except Refusal as refusal:
+            status, answer = refusal.status, {"error": str(refusal)}
+        except DataError as error:
+            status, answer = 422, {"error": str(error)}
+        except NoModel as error:
+            status, answer = 404, {"error": str(error)}
+        except ModelError as error:
+            status, answer = 503, {"error": str(error)}
+        except (MemoryError, ArithmeticError) as error:
+            status, answer = 503, {"error": f"the model could not answer: {type(error).__name__}"}
+        content = json.dumps(answer).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.send_header("Cache-Control", "no-store")
+        self.end_headers()
+        self.wfile.write(content)
 
-    return Handler
+    def log_message(self, format: str, *args: Any) -> None:
+        log.debug("asked %s", format % args)
 
 
 def _local(host: str) -> bool:

@@ -18,6 +18,7 @@ from coordinator.api import (
     lists,
     metrics,
     problems,
+    promoting,
     steering,
     training,
 )
@@ -37,6 +38,7 @@ ENDPOINTS: Final[tuple[Endpoint, ...]] = (
     *fleet.ENDPOINTS,
     *steering.ENDPOINTS,
     *training.ENDPOINTS,
+    *promoting.ENDPOINTS,
     *history.ENDPOINTS,
     *lists.ENDPOINTS,
 )

@@ -57,6 +57,9 @@ class Limits:
         return {name: float(value) for name, value in given.items() if value is not None}
 
 
+NO_LIMITS: Final = Limits()
+
+
 @frozen(kw_only=True)
 class Promotion:
     """``files`` by name and ``facts`` of a release of the kind model: see :class:`protocol.deployments.Manifest`."""
@@ -94,7 +97,7 @@ def files(
     version: int | None = None,
     *,
     widths: Iterable[float] = (),
-    limits: Limits = Limits(),
+    limits: Limits = NO_LIMITS,
 ) -> Promotion:
     """A version (the newest by default) at ``widths``, or at every width that it is any good at.
 
