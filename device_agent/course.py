@@ -106,7 +106,8 @@ class Course:
             self._fail(execution, kind, "failed", str(error), error.retry)
         except Exception as error:  # whatever it is, the agent has to go on
             log.exception("deployment-broke id=%s", execution.id)
-            self._fail(execution, kind, "failed", str(error) or type(error).__name__, isinstance(error, OSError | HomeError))
+            retry = isinstance(error, OSError | HomeError)
+            self._fail(execution, kind, "failed", str(error) or type(error).__name__, retry)
 
     def _checked(self, execution: Execution) -> tuple[Release, Kind]:
         """What it is, once its signature is known to be good."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import compileall
 import hashlib
 import json
@@ -15,7 +16,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from . import updater
 from .units import DROP_IN, ENROL, ENROL_UNIT, HOME, UNIT, USER, WIFI, WRAPPER
+from .update_units import KEY, UNITS, UPDATER
 
 ROOM = 8  # a bundle unpacks to about five times its size, and is compiled
 
@@ -56,6 +59,8 @@ class Board:
             shell = "/usr/sbin/nologin"
             self.run("useradd", "--system", "--home-dir", HOME, "--no-create-home", "--shell", shell, USER)
         self._settle(settings, secrets)
+        if key := settings.get("release_key"):
+            self._let_update(key)
         self._set_name(settings.get("hostname"))
         self._admit(settings.get("user"), settings.get("ssh_keys", []))
         self._join_wifi(settings.get("wifi"), secrets.get("psk"))
@@ -64,14 +69,14 @@ class Board:
         for unit in ("shoal-enrol.service", "shoal-agent.service"):
             self.run("systemctl", "restart", "--no-block", unit)
 
-    def write(self, path: str, text: str, mode: int = 0o644) -> Path:
+    def write(self, path: str, text: str | bytes, mode: int = 0o644) -> Path:
         """Replace a file; it never shows with a wider mode."""
         place = self.path(path)
         place.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         aside = place.with_name(place.name + ".new")
         aside.unlink(missing_ok=True)
-        with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w") as file:
-            file.write(text)
+        with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+            file.write(text.encode() if isinstance(text, str) else text)
             file.flush()
             os.fsync(file.fileno())
         aside.chmod(mode)
@@ -96,11 +101,11 @@ class Board:
             place.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
             if (free := shutil.disk_usage(place.parent).free) < len(content) * ROOM:
                 raise InstallError(f"{place.parent} has {free >> 20} MiB free, expected {len(content) * ROOM >> 20}")
-            self._extract(content, place)
-        link = self.path("/opt/shoal/current.new")
-        link.unlink(missing_ok=True)
-        link.symlink_to(f"releases/{sha256[:16]}")
-        link.replace(self.path("/opt/shoal/current"))
+            packed = place.with_name(place.name + ".tar.xz")
+            packed.write_bytes(content)
+            self.extract(packed, place)
+            packed.unlink()
+        self.point(sha256[:16])
         self.write("/opt/shoal/bin/shoal-agent", WRAPPER, 0o755)
         self.write("/opt/shoal/bin/shoal-enrol", ENROL, 0o755)
         command = self.path("/usr/local/bin/shoal-agent")
@@ -109,29 +114,40 @@ class Board:
             command.symlink_to("/opt/shoal/bin/shoal-agent")
         self._try(place)
 
-    def _extract(self, content: bytes, place: Path) -> None:
+    def point(self, release: str) -> None:
+        """``release`` is the current one, in one step."""
+        link = self.path("/opt/shoal/current.new")
+        link.unlink(missing_ok=True)
+        link.symlink_to(f"releases/{release}")
+        link.replace(self.path("/opt/shoal/current"))
+        os.sync()
+
+    def extract(self, packed: Path, place: Path) -> None:
+        """A release from its bundle: written aside, and in its place once it is whole."""
         aside = place.with_name(place.name + ".new")
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(mode=0o755)
-        packed = place.with_name(place.name + ".tar.xz")
-        packed.write_bytes(content)
         with tarfile.open(packed) as archive:
             if not all(one.isfile() and not {"", "..", "."} & set(one.name.split("/")) for one in archive):
                 raise InstallError("The agent's bundle holds something else than files of its own")
             archive.extractall(aside)  # noqa: S202 - looked at above; Python 3.11.2 has no filters
-        packed.unlink()
         compileall.compile_dir(aside, quiet=2, workers=0)
         (aside / ".complete").touch()
         os.sync()
         shutil.rmtree(place, ignore_errors=True)
         aside.replace(place)
+        os.sync()
 
-    def _try(self, place: Path) -> None:
-        """InstallError if the agent cannot run here, and what to install where a module has to come from the board."""
+    def complete(self, place: Path) -> None:
+        """InstallError if a release needs a module that has to come from the board, and what to install."""
         for name in json.loads((place / "bundle.json").read_text())["board"]:
             if self.run("python3", "-c", f"import {name}", check=False).returncode:
                 package = f"python3-{name}"
                 raise InstallError(f"This board lacks {package}: apt-get install {package}, then install again")
+
+    def _try(self, place: Path) -> None:
+        """InstallError if the agent cannot run here."""
+        self.complete(place)
         started = self.run(str(self.path("/opt/shoal/bin/shoal-agent")), "--version", check=False)
         if started.returncode:
             raise InstallError(f"The agent does not start on this board: {started.stdout.strip()[-400:]}")
@@ -154,6 +170,16 @@ class Board:
         self.write("/etc/systemd/system/shoal-enrol.service", ENROL_UNIT)
         self.run("systemctl", "daemon-reload", check=False)  # nobody to tell where systemd is not up yet
         self.run("systemctl", "enable", "shoal-agent.service", "shoal-enrol.service")
+
+    def _let_update(self, key: str) -> None:
+        """The updater, and the key of the releases that it takes: 32 bytes in hexadecimal digits."""
+        der = bytes.fromhex("302a300506032b6570032100" + key)  # RFC 8410
+        self.write(KEY, f"-----BEGIN PUBLIC KEY-----\n{base64.b64encode(der).decode()}\n-----END PUBLIC KEY-----\n")
+        self.write(UPDATER, updater(), 0o755)
+        for name, text in UNITS.items():
+            self.write(f"/etc/systemd/system/{name}", text)
+        self.run("systemctl", "daemon-reload", check=False)
+        self.run("systemctl", "enable", "shoal-update.path", "shoal-update.service")
 
     def _set_name(self, name: str | None) -> None:
         if not name:
