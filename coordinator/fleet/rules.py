@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from attrs import asdict, field, fields, frozen
@@ -12,6 +12,10 @@ from coordinator.errors import ShoalError
 
 def _refuse(name: str, value: object, expected: str) -> ShoalError:
     return ShoalError("bad-request", f"{name} is {value}, expected {expected}")
+
+
+def _floats(values: Iterable[float]) -> tuple[float, ...]:
+    return tuple(values)
 
 
 @frozen(kw_only=True)
@@ -29,7 +33,7 @@ class Rules:
     ones; a wave waits for ``attempts`` of them. ``force``: offer it also to devices that went back from it once.
     """
 
-    waves: tuple[float, ...] = field(default=(0.01, 0.1, 0.5, 1.0), converter=tuple)
+    waves: tuple[float, ...] = field(default=(0.01, 0.1, 0.5, 1.0), converter=_floats)
     success: float = 0.95
     soak: float = 600.0
     approval: bool = False
@@ -43,7 +47,7 @@ class Rules:
     trial: float = 180.0
     expiry: float = 14 * 86_400.0
     attempts: int = 3
-    back_off: tuple[float, ...] = field(default=(60.0, 300.0, 1500.0), converter=tuple)
+    back_off: tuple[float, ...] = field(default=(60.0, 300.0, 1500.0), converter=_floats)
     force: bool = False
 
     def __attrs_post_init__(self) -> None:

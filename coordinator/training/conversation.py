@@ -15,10 +15,12 @@ from coordinator.training.consequences import receipt
 from coordinator.training.errands import Errands
 from coordinator.training.inputs import Asked, CheckedIn, Delivered, Rejected, Settled
 from coordinator.training.live import LiveRun
+from coordinator.training.rollouts import Rollouts
 from coordinator.training.runs import Runs
 from coordinator.training.turn import Turn
 from coordinator.training.twins import Twins
 from protocol.commands import CommandResult
+from protocol.deployments import Deployed, Deployment
 from protocol.errors import ProtocolError
 from protocol.messages import PROTOCOL, Ask, CheckIn, Chunk, DeviceEvent, Progress, Receipt, Retry, Telemetry, Update
 from protocol.transfer import Receiver
@@ -53,6 +55,7 @@ class Conversation:
 
     runs: Runs
     errands: Errands
+    rollouts: Rollouts
     _twins: Twins = field(factory=Twins)
     _transfers: dict[str, Receiver] = field(factory=dict)
     _enrolled: set[str] = field(factory=set)
@@ -66,6 +69,7 @@ class Conversation:
             return
         turn.seen(device)
         self.errands.heard(turn, device, anew=leaf == "check-in")
+        self.rollouts.heard(turn, device, anew=leaf == "check-in")
         try:
             match leaf:
                 case "check-in":
@@ -80,6 +84,10 @@ class Conversation:
                     ledger.take(turn.session, turn.now, device, decode(Progress, payload).assignment)
                 case "result":
                     self._result(turn, device, decode(CommandResult, payload))
+                case "deployment":
+                    self.rollouts.reported(turn, device, decode(Deployment, payload))
+                case "deployed":
+                    self.rollouts.deployed(turn, device, decode(Deployed, payload))
                 case "event":
                     told = decode(DeviceEvent, payload)
                     ledger.note(turn.session, turn.now, f"device-{told.kind}"[:40], told.text, device=device)
@@ -100,6 +108,7 @@ class Conversation:
                 continue
             turn.seen(device, telemetry=told)
             self.errands.heard(turn, device)
+            self.rollouts.heard(turn, device)
             rows.append({"device_id": device, "at": turn.now, **{name: told[name] for name in _MEASURED}})
             if sentence := self._twins.heard(device, told["boot"], turn.now):
                 log.warning("device-cloned device=%s", device)
@@ -113,6 +122,7 @@ class Conversation:
         self._transfers.pop(device, None)
         self._twins.forget(device)
         self.errands.forget(device)
+        self.rollouts.forget(device)
 
     def _knows(self, turn: Turn, device: str) -> bool:
         if device not in self._enrolled:
@@ -129,6 +139,7 @@ class Conversation:
         turn.seen(
             device, agent=check_in.agent, runtime=check_in.runtime, samples=check_in.samples, labels=labels
         )
+        self.rollouts.checked_in(turn, device, check_in.features)
         row = turn.session.execute(_STANDING, {"device": device}).one()
         run = self.runs.fitting(device, check_in)
         if check_in.protocol != PROTOCOL:

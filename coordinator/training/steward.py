@@ -31,6 +31,7 @@ from coordinator.training.conversation import Conversation
 from coordinator.training.errands import Errands
 from coordinator.training.evaluation import Evaluator, Found
 from coordinator.training.inputs import Answered, Evaluated
+from coordinator.training.rollouts import Rollouts
 from coordinator.training.runs import Runs, Trace, prepare
 from coordinator.training.turn import Turn
 
@@ -115,7 +116,8 @@ class Steward(threading.Thread):
             blobs, segments, heartbeat, self._evaluator.submit, self._evaluator.compute, thinning, trace
         )
         self._errands = Errands(heartbeat, rotate_after)
-        self._conversation = Conversation(self._runs, self._errands)
+        self._rollouts = Rollouts(heartbeat)
+        self._conversation = Conversation(self._runs, self._errands, self._rollouts)
         self._beats: deque[_Heard] = deque(maxlen=BEATS)
         self._looked = 0.0
         self._astray = False
@@ -201,6 +203,7 @@ class Steward(threading.Thread):
             turn = Turn(session, self._now())
             self._runs.recover(turn)
             self._errands.recover(turn)
+            self._rollouts.recover(turn)
         self._leave(turn, [], [])
 
     def run(self) -> None:
@@ -308,6 +311,7 @@ class Steward(threading.Thread):
             self._tend(turn, f"the leases of {run}", partial(self._runs.tick, turn, run))
         self._tend(turn, "silent devices", lambda: registry.watch(turn.session, turn.now, self._heartbeat))
         self._tend(turn, "commands", lambda: self._errands.tick(turn))
+        self._tend(turn, "rollouts", lambda: self._rollouts.tick(turn))
         self._tend(turn, "retention", lambda: turn.after.extend(self._retain(turn.session, turn.now)))
 
     def _listen(self, turn: Turn) -> None:

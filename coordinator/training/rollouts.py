@@ -1,0 +1,274 @@
+"""Rollouts under way: what devices are told and tell of releases. Runs on the steward's thread, inside a transaction.
+
+Everything is in rows; what is kept here is which devices are to be told again, and what need not be asked twice.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from attrs import define, field
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from coordinator.fleet import orders, record, rollout
+from coordinator.fleet.rollout import ACTIVE, NOTIFIED, QUEUED, Execution, Rollout, Standing
+from coordinator.fleet.rules import Rules
+from coordinator.store import models
+from coordinator.store.models import Device, DeviceRelease, Release
+from coordinator.store.registry import OFFLINE_AFTER
+from coordinator.training.turn import Turn
+from protocol.deployments import Deploy, Deployed, Deployment, Recall
+
+AGAIN: Final = 10.0
+"""Seconds after which a device that has not answered is told again."""
+REMINDER: Final = 60.0
+"""The same for one that has taken the release and has not said anything since."""
+LOOK: Final = 2.0
+"""Seconds between two looks at a rollout in which nothing happens."""
+NEWCOMERS: Final = 30.0
+"""Seconds between two looks for devices that have joined."""
+FEATURE: Final = "deploy"
+STOPPABLE: Final = ("accepted", "downloading", "verifying", "staged", "waiting")
+_ROWS: Final = 500
+
+
+@define
+class _Order:
+    """A device was told; ``heard`` is when, or when it last said something of it."""
+
+    rollout: int
+    kind: str
+    state: str
+    heard: float = 0.0
+
+
+@define
+class Rollouts:
+    """``heartbeat`` in seconds: who was not heard for a multiple of it is not there."""
+
+    heartbeat: float
+    _orders: dict[str, dict[str, _Order]] = field(factory=dict)
+    """By device and execution: what was told and has not ended."""
+    _features: dict[str, tuple[str, ...]] = field(factory=dict)
+    _barred: dict[int, set[str]] = field(factory=dict)
+    _looked: dict[int, tuple[object, float]] = field(factory=dict)
+    _joined: dict[int, float] = field(factory=dict)
+    _stirred: set[int] = field(factory=set)
+    _since: float = 0.0
+
+    def recover(self, turn: Turn) -> None:
+        """Forget everything, and read what is under way."""
+        for known in (self._orders, self._features, self._barred, self._looked, self._joined, self._stirred):
+            known.clear()
+        self._since = turn.now
+        for row in record.under_way(turn.session):
+            self._remember(turn, row, record.executions_of(turn.session, row.id))
+
+    # -- what devices say ----------------------------------------------------------------------------------------
+
+    def heard(self, turn: Turn, device: str, *, anew: bool = False) -> None:
+        """A sign of life: who was told of a release and has not ended with it is told again, after a while or, if it
+        may have come ``anew``, at once."""
+        for id, order in self._orders.get(device, {}).items():
+            patience = AGAIN if order.state == NOTIFIED else REMINDER
+            if turn.now - order.heard >= patience or (anew and order.state == NOTIFIED and turn.now > order.heard):
+                self._deploy(turn, id, order)
+
+    def checked_in(self, turn: Turn, device: str, features: tuple[str, ...]) -> None:
+        """What its agent can do, kept with its capability."""
+        if self._features.get(device) == features:
+            return
+        capability = turn.session.scalar(select(Device.capability).where(Device.id == device)) or {}
+        if tuple(capability.get("features", ())) != features:
+            turn.seen(device, capability={**capability, "features": list(features)})
+        self._features[device] = features
+
+    def reported(self, turn: Turn, device: str, told: Deployment) -> None:
+        """How far an execution is. What is said of one that is not this device's says nothing."""
+        row = turn.session.get(models.Execution, told.id.partition(".")[0])
+        if row is None or row.device_id != device:
+            return
+        before = record.execution_of(row)
+        if told.id != before.order:
+            return  # of an attempt whose end was told
+        of = turn.session.get_one(models.Rollout, row.rollout_id)
+        after = rollout.report(before, Rules.of(of.rules), told, turn.now)
+        if after is None:
+            if before.ended and told.state in STOPPABLE:
+                turn.send(device, "recall", Recall(id=told.id))
+            return
+        facts = {**(row.facts or {}), **told.facts}
+        record.keep_executions(turn.session, _name(turn.session, row.release_id), [(before, after)], turn.now)
+        if told.facts:
+            turn.session.get_one(models.Execution, row.id).facts = facts
+        self._stirred.add(of.id)
+        if after.ended:
+            self._looked.clear()  # another rollout may have waited for this device
+        self._follow(turn, of.id, row.kind, after)
+
+    def deployed(self, turn: Turn, device: str, told: Deployed) -> None:
+        """What it runs now."""
+        known = None
+        if told.manifest is not None:
+            wanted = select(Release.id).where(Release.sha256 == told.manifest, Release.kind == told.kind)
+            known = turn.session.scalar(wanted)
+        row = turn.session.get(DeviceRelease, (device, told.kind))
+        if row is None:
+            row = DeviceRelease(device_id=device, kind=told.kind, version=told.version, release_id=known, at=turn.now)
+            turn.session.add(row)
+        elif (row.version, row.release_id) != (told.version, known):
+            row.version, row.release_id, row.at = told.version, known, turn.now
+        turn.session.flush()
+
+    def forget(self, device: str) -> None:
+        self._orders.pop(device, None)
+        self._features.pop(device, None)
+        self._looked.clear()
+
+    # -- what follows --------------------------------------------------------------------------------------------
+
+    def tick(self, turn: Turn) -> None:
+        """Look at every rollout in which something has happened, and at the others now and then."""
+        for row in record.under_way(turn.session):
+            before, at = self._looked.get(row.id, (None, 0.0))
+            if row.id in self._stirred or before != _mark(row) or not 0 <= turn.now - at < LOOK:
+                self._look(turn, row)
+                self._looked[row.id] = _mark(row), turn.now
+        self._stirred.clear()
+
+    def _look(self, turn: Turn, row: models.Rollout) -> None:
+        release = turn.session.get_one(Release, row.release_id)
+        if row.state == "running" and turn.now - self._joined.get(row.id, row.created_at) >= NEWCOMERS:
+            self._joined[row.id] = turn.now
+            orders.join(turn.session, row, release.kind, turn.now)
+        value = record.rollout_of(row)
+        executions = {one.id: one for one in record.executions_of(turn.session, row.id)}
+        standing = self._standing(turn, row, value, release, executions)
+        after, changed = rollout.tick(value, executions.values(), standing, turn.now, self._since)
+        pairs = [(executions[one.id], one) for one in changed]
+        record.keep_executions(turn.session, f"{release.kind} {release.version}", pairs, turn.now)
+        for before, one in pairs:
+            self._tell(turn, row, release.kind, before, one)
+        record.keep_rollout(turn.session, row, after, turn.now)
+        self._remember(turn, row, list((executions | {one.id: one for one in changed}).values()))
+
+    def _tell(self, turn: Turn, row: models.Rollout, kind: str, before: Execution, one: Execution) -> None:
+        """What a device has to hear of a decision."""
+        if one.state == NOTIFIED:
+            execution = turn.session.get_one(models.Execution, one.id)
+            execution.before_id = orders.running(turn.session, one.device, kind)
+            order = self._orders.setdefault(one.device, {})[one.id] = _Order(row.id, kind, one.state)
+            self._deploy(turn, one.id, order)
+        elif before.state in (NOTIFIED, *STOPPABLE) and one.ended:
+            turn.send(one.device, "recall", Recall(id=before.order))
+
+    def _deploy(self, turn: Turn, id: str, order: _Order) -> None:
+        row = turn.session.get(models.Execution, id)
+        if row is None or row.state not in ACTIVE:
+            return  # what was decided in a turn that failed
+        of = turn.session.get_one(models.Rollout, row.rollout_id)
+        if of.state == "paused" and row.state == NOTIFIED:
+            return
+        rules, release = Rules.of(of.rules), turn.session.get_one(Release, row.release_id)
+        begun = turn.now if row.accepted_at is None else row.accepted_at
+        message = Deploy(
+            id=record.execution_of(row).order,
+            manifest=release.manifest,
+            signature=release.signature,
+            seconds=max(0.0, round(begun + rules.seconds + rules.lock - turn.now, 3)),
+            lock=rules.lock,
+            trial=rules.trial,
+            back=of.back_of is not None,
+        )
+        order.heard = turn.now
+        turn.send(row.device_id, "deploy", message)
+
+    def _standing(
+        self,
+        turn: Turn,
+        row: models.Rollout,
+        value: Rollout,
+        release: Release,
+        executions: dict[str, Execution],
+    ) -> dict[str, Standing]:
+        """Of every device that is not through, or has just succeeded."""
+        wanted = {
+            one.device for one in executions.values()
+            if not one.ended or (one.wave == value.wave and one.state == "succeeded")
+        }  # fmt: skip
+        queued = {one.device for one in executions.values() if one.state == QUEUED}
+        self._learn(turn, queued)
+        if row.id not in self._barred:
+            self._barred[row.id] = set() if value.rules.force else orders.barred(turn.session, row.id)
+        heard = turn.now - OFFLINE_AFTER * self.heartbeat
+        found = {}
+        for device, seen, revoked in _devices(turn.session, sorted(wanted)):
+            features = self._features.get(device)
+            seen = turn.now if device in turn.signs else seen
+            live = seen is not None and seen >= heard and (device not in queued or features is not None)
+            found[device] = Standing(
+                live=live,
+                busy=self._busy(device, row.id, release.kind),
+                barred=self._reason(device, row.id, features),
+                gone=revoked is not None,
+            )
+        return found
+
+    def _reason(self, device: str, row: int, features: tuple[str, ...] | None) -> str:
+        if features is not None and FEATURE not in features:
+            return "its agent takes no releases: it is too old, or joined before there was a key to check them with"
+        if device in self._barred[row]:
+            return "it went back from this release before; force offers it again"
+        return ""
+
+    def _busy(self, device: str, row: int, kind: str) -> bool:
+        return any(one.kind == kind and one.rollout != row for one in self._orders.get(device, {}).values())
+
+    def _learn(self, turn: Turn, devices: set[str]) -> None:
+        """What the agents of these devices can do, where nobody has asked yet."""
+        unknown = sorted(devices - self._features.keys())
+        for first in range(0, len(unknown), _ROWS):
+            some = Device.id.in_(unknown[first : first + _ROWS])
+            for device, capability in turn.session.execute(select(Device.id, Device.capability).where(some)):
+                if "features" in capability:
+                    self._features[device] = tuple(capability["features"])
+
+    def _remember(self, turn: Turn, row: models.Rollout, executions: list[Execution]) -> None:
+        kind = turn.session.get_one(Release, row.release_id).kind
+        for one in executions:
+            if one.state in ACTIVE or one.id in self._orders.get(one.device, {}):
+                self._follow(turn, row.id, kind, one, asked=False)
+
+    def _follow(self, turn: Turn, row: int, kind: str, one: Execution, *, asked: bool = True) -> None:
+        """Keep in mind who has to be told again, and who no more; ``asked``: it has just said something."""
+        mine = self._orders.setdefault(one.device, {})
+        if one.state in ACTIVE:
+            order = mine.setdefault(one.id, _Order(row, kind, one.state))
+            order.state = one.state
+            order.heard = turn.now if asked else order.heard
+        else:
+            mine.pop(one.id, None)
+        if not mine:
+            del self._orders[one.device]
+
+
+def _mark(row: models.Rollout) -> object:
+    """Changes with whatever an operator does."""
+    return row.state, row.pause, row.wave, row.state_at
+
+
+def _devices(session: Session, ids: list[str]) -> list[tuple[str, float | None, float | None]]:
+    found: list[tuple[str, float | None, float | None]] = []
+    for first in range(0, len(ids), _ROWS):
+        some = Device.id.in_(ids[first : first + _ROWS])
+        rows = session.execute(select(Device.id, Device.last_seen_at, Device.revoked_at).where(some))
+        found += [(row.id, row.last_seen_at, row.revoked_at) for row in rows]
+    return found
+
+
+def _name(session: Session, release: int) -> str:
+    row = session.get_one(Release, release)
+    return f"{row.kind} {row.version}"
+
+
