@@ -7,7 +7,20 @@ from flask.typing import ResponseReturnValue
 
 from coordinator.errors import ShoalError
 from coordinator.services import Services
-from web import actions, assets, chart_views, compare, enrol, history, models, new_run, pages, settings, wording
+from web import (
+    actions,
+    assets,
+    chart_views,
+    compare,
+    enrol,
+    history,
+    models,
+    new_run,
+    pages,
+    promote,
+    settings,
+    wording,
+)
 from web.memory import Memory
 
 __all__ = ["create_blueprint"]
@@ -23,7 +36,7 @@ def create_blueprint(services: Services) -> Blueprint:
     memory = Memory()
     for page in (pages, chart_views, compare):
         page.install(blueprint, services, memory)
-    for part in (new_run, models, history, enrol, settings, actions):
+    for part in (new_run, models, promote, history, enrol, settings, actions):
         part.install(blueprint, services)
     blueprint.register_error_handler(ShoalError, _explain)
     return blueprint
