@@ -200,11 +200,13 @@ class Model:
         pointer = self._shelf.pointer
         if pointer.trial:
             self._shelf.point(Pointer(now=pointer.before))
+        self._shelf.tidy()
 
     def commit(self) -> None:
         pointer = self._shelf.pointer
         if pointer.trial:
             self._shelf.point(Pointer(now=pointer.now))
+        self._shelf.tidy()
 
     def current(self) -> Deployed | None:
         now = self._shelf.pointer.now

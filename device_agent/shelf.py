@@ -83,11 +83,15 @@ class Shelf:
         return found.st_ino, found.st_mtime_ns
 
     def point(self, pointer: Pointer) -> None:
-        """It is on disk when this returns; models that it does not name are gone."""
+        """It is on disk when this returns."""
         self._folder.mkdir(mode=0o700, exist_ok=True)
         write_durably(self._current, encode(pointer))
+
+    def tidy(self) -> None:
+        """Remove the models that nothing points at."""
+        pointer = self.pointer
         kept = {one.manifest for one in (pointer.now, pointer.before) if one is not None}
-        for path in self._folder.iterdir():
+        for path in self._folder.iterdir() if self._folder.exists() else ():
             if path.is_dir() and path.name not in kept:
                 shutil.rmtree(path, ignore_errors=True)
 

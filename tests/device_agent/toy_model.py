@@ -91,6 +91,7 @@ def deployed(home: Path, made: Release, width: float = 1.0) -> Shelf:
     shelf.place(made, [file.name for file in made.manifest.files])
     placed = Placed(version=made.manifest.version, manifest=made.sha256, width=width)
     shelf.point(Pointer(now=placed))
+    shelf.tidy()
     return shelf
 
 
