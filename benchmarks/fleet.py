@@ -50,6 +50,7 @@ class Fleet:
                 self._insert(session, self._work(start, min(BATCH, self.updates - start)))
             for number in range(self.devices):
                 self._insert(session, self._life(number))
+            self._insert(session, self._rollout())
             continue_sequences(session.connection())
 
     @property
@@ -104,6 +105,29 @@ class Fleet:
                  "samples": 300 + 10 * number, "labels": self._labels(number), "agent": "0.1.0", "runtime": "tflite"}
             )  # fmt: skip
         self._insert(session, rows)
+
+    def _rollout(self) -> Rows:
+        """Agent 0.2.0 reached everybody, all but every fifth, which went back to 0.1.0."""
+        rows: Rows = {table: [] for table in (models.Release, models.Rollout, models.Execution)}
+        for number, version in enumerate(("0.1.0", "0.2.0"), 1):
+            rows[models.Release].append(
+                {"id": number, "kind": "agent", "version": version, "number": number, "manifest": "{}",
+                 "sha256": f"{number:064x}", "signature": "0" * 128, "created_by": "ada", "created_at": START + number}
+            )  # fmt: skip
+        rows[models.Rollout].append(
+            {"id": 1, "release_id": 2, "state": "completed", "reason": "", "rules": {}, "target": {"every": True},
+             "wave": 1, "wave_at": START + 700, "created_by": "ada", "created_at": START + 60,
+             "state_at": START + 900, "ended_at": START + 900}
+        )  # fmt: skip
+        for number in range(self.devices):
+            bad, accepted = number % 5 == 4, START + 70 + number
+            rows[models.Execution].append(
+                {"id": f"{number:016x}", "rollout_id": 1, "device_id": self.device(number)[0], "kind": "agent",
+                 "release_id": 2, "before_id": 1, "wave": int(number > 0), "place": max(0, number - 1),
+                 "state": "rolled-back" if bad else "succeeded", "text": "no connection in 180 s" if bad else "",
+                 "accepted_at": accepted, "state_at": accepted + (240 if bad else 60), "facts": {"seconds": 60.0}}
+            )  # fmt: skip
+        return rows
 
     def _work(self, first: int, count: int) -> Rows:
         """Assignments and what came of them."""

@@ -19,6 +19,8 @@ from coordinator.api import (
     metrics,
     problems,
     promoting,
+    releases,
+    rollouts,
     steering,
     training,
 )
@@ -37,6 +39,8 @@ ENDPOINTS: Final[tuple[Endpoint, ...]] = (
     *installing.ENDPOINTS,
     *fleet.ENDPOINTS,
     *steering.ENDPOINTS,
+    *releases.ENDPOINTS,
+    *rollouts.ENDPOINTS,
     *training.ENDPOINTS,
     *promoting.ENDPOINTS,
     *history.ENDPOINTS,

@@ -18,6 +18,7 @@ from coordinator.auth import services
 from coordinator.broker.security import verifier
 from coordinator.errors import ShoalError
 from coordinator.fleet import enrolment
+from coordinator.fleet.releases import ReleaseKey
 from coordinator.store import credentials, ledger
 from coordinator.store.ledger import OPEN
 from coordinator.store.models import Assignment, Refresh
@@ -29,7 +30,7 @@ FAILURES: Final = 20
 FAILURE_WINDOW: Final = 600.0
 """Seconds. A room full of boards behind one address may fumble, a guesser gets nowhere."""
 
-OUR_FAULT: Final = ("broker-unusable", "busy", "database-unusable", "internal")
+OUR_FAULT: Final = ("broker-unusable", "busy", "database-unusable", "home-unusable", "internal")
 """What a device can do nothing about, and is not blamed for."""
 
 
@@ -44,7 +45,8 @@ def enrol(body: EnrolmentRequest) -> EnrolmentReply:
     host = urlsplit(f"//{request.host}").hostname or settings.address
 
     def join(writing: Session) -> EnrolmentReply:
-        return enrolment.reply(enrolment.enrol(writing, body, now), settings, host)
+        key = ReleaseKey.of(settings.home).public
+        return enrolment.reply(enrolment.enrol(writing, body, now), settings, host, key)
 
     try:
         reply = services().commands.write(join)

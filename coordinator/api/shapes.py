@@ -16,6 +16,8 @@ from protocol.wire import parse_json, structure
 
 T = TypeVar("T")
 
+MAX_LIST = 10_000
+
 _NAMES = {str: "a string", int: "a whole number", float: "a finite number", bool: "true or false", NoneType: "null"}
 
 
@@ -79,6 +81,8 @@ def _exact(name: str, value: Any, kinds: tuple[Any, ...]) -> Any:
             return float(value)
         if get_origin(kind) is Literal and type(value) is str and value in get_args(kind):
             return value
+        if get_origin(kind) is tuple and type(value) is list and len(value) <= MAX_LIST:
+            return tuple(_exact(name, one, get_args(kind)[:1]) for one in value)
         if type(value) is kind and kind is not float:
             return value
     raise _refused(name, value, kinds)
@@ -99,5 +103,13 @@ def _from_text(name: str, text: str, kinds: tuple[Any, ...]) -> Any:
 
 
 def _refused(name: str, value: Any, kinds: tuple[Any, ...]) -> ShoalError:
-    said = [f"one of {', '.join(get_args(k))}" if get_origin(k) is Literal else _NAMES[k] for k in kinds]
-    return ShoalError("bad-request", f"{name} is {str(value)[:60]!r}, expected {' or '.join(said)}")
+    said = " or ".join(map(_said, kinds))
+    return ShoalError("bad-request", f"{name} is {str(value)[:60]!r}, expected {said}")
+
+
+def _said(kind: Any) -> str:
+    if get_origin(kind) is Literal:
+        return f"one of {', '.join(get_args(kind))}"
+    if get_origin(kind) is tuple:
+        return f"a list of at most {MAX_LIST} times {_NAMES[get_args(kind)[0]]}"
+    return _NAMES[kind]

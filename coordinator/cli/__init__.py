@@ -24,6 +24,8 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "bundle": ("coordinator.cli.bundle:bundle", "The agent packed for boards."),
     "flash": ("coordinator.cli.flash:flash", "Make a card whose board enrols by itself."),
     "enrol-command": ("coordinator.cli.enrol_command:enrol_command", "The line that installs a board that runs."),
+    "release": ("coordinator.cli.release:release", "What devices may be told to run: agents, models, settings."),
+    "rollout": ("coordinator.cli.rollout:rollout", "Bring a release to devices, wave by wave, and back."),
     "history": ("coordinator.cli.history:history", "Ask the database what was: lists, files, SQL."),
     "model": ("coordinator.cli.model:model", "The models there are."),
     "recipe": ("coordinator.cli.recipe:recipe", "The recipes there are."),

@@ -56,9 +56,10 @@ def enrol(session: Session, request: EnrolmentRequest, now: float) -> Device:
     return device
 
 
-def reply(device: Device, settings: Settings, host: str) -> EnrolmentReply:
+def reply(device: Device, settings: Settings, host: str, release_key: str | None = None) -> EnrolmentReply:
     """What a new device is told. ``host`` is where it reached the coordinator, and hence will find the broker unless
-    the settings name another, or a broker that somebody else runs."""
+    the settings name another, or a broker that somebody else runs. ``release_key`` is what it is to trust releases by.
+    """
     elsewhere = settings.external
     return EnrolmentReply(
         device=device.id,
@@ -66,6 +67,7 @@ def reply(device: Device, settings: Settings, host: str) -> EnrolmentReply:
         broker_port=elsewhere[1] if elsewhere else settings.mqtt_port,
         broker_tls=elsewhere[2] if elsewhere else settings.encrypted,
         heartbeat=settings.heartbeat,
+        release_key=release_key,
     )
 
 

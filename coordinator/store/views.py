@@ -81,3 +81,9 @@ device_hours = _view(
     """text: device_id device device_group at: at text: day int: beats float: uptime load temperature temperature_max
     big: memory memory_free_min disk_free_min spool_max""",
 )
+rollout_outcomes = _view(
+    "v_rollout_outcomes",
+    """text: execution_id big: rollout_id text: rollout_state big: back_of text: kind version int: number
+    text: device_id device device_group int: wave place text: state text int: attempts text: before
+    at: begun accepted at float: seconds json: facts""",
+)

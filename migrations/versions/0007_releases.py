@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -20,9 +22,11 @@ def upgrade() -> None:
     _rollout()
     _execution()
     _execution_change()
+    _outcomes()
 
 
 def downgrade() -> None:
+    op.execute("DROP VIEW v_rollout_outcomes")
     for table in ("execution_change", "execution", "rollout", "device_release", "release"):
         op.drop_table(table)
 
@@ -141,3 +145,37 @@ def _execution_change() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_execution_change")),
     )
     op.create_index(op.f("ix_execution_change_execution_id_id"), "execution_change", ["execution_id", "id"])
+
+
+def _outcomes() -> None:
+    """Every device of every rollout, with names instead of numbers; moments as in the other views."""
+    dialect = op.get_bind().dialect.name
+    script = op.get_context().script
+    assert script is not None
+    earlier = script.get_revision("0002").module
+    q: Any = earlier._Sqlite if dialect == "sqlite" else earlier._Postgresql
+    body = f"""
+CREATE VIEW v_rollout_outcomes AS
+SELECT e.id AS execution_id, e.rollout_id, o.state AS rollout_state, o.back_of, r.kind, r.version, r.number,
+  e.device_id, d.name AS device, d."group" AS device_group, e.wave, e.place, e.state, e.text, e.attempts,
+  b.version AS before, {earlier._moment(q, "o.created_at", "begun")}, {earlier._moment(q, "e.accepted_at", "accepted")},
+  {earlier._moment(q, "e.state_at")}, {q.seconds("e.state_at")} - {q.seconds("e.accepted_at")} AS seconds, e.facts
+FROM execution e
+JOIN rollout o ON o.id = e.rollout_id
+JOIN release r ON r.id = e.release_id
+LEFT JOIN release b ON b.id = e.before_id
+LEFT JOIN device d ON d.id = e.device_id"""
+    op.get_bind().exec_driver_sql(body.replace("%", q.percent))
+    if dialect == "postgresql":
+        _allow("v_rollout_outcomes", "v_update_ledger")
+
+
+def _allow(view: str, like: str) -> None:
+    """Whoever may read another view of history may read this one."""
+    query = (
+        "SELECT CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END"
+        " FROM pg_class c, aclexplode(c.relacl) a"
+        " WHERE c.oid = CAST(:name AS regclass) AND a.privilege_type = 'SELECT' AND a.grantee <> c.relowner"
+    )
+    for reader in op.get_bind().scalars(sa.text(query), {"name": like}).all():
+        op.execute(f"GRANT SELECT ON {view} TO {reader}")

@@ -47,8 +47,9 @@ def answer(database, sql):
         return [tuple(map(plain, row)) for row in session.execute(text(sql))]
 
 
-def test_there_are_thirty_questions():
-    assert [int(asked.partition(".")[0]) for asked in QUESTIONS] == list(range(1, 31))
+def test_the_questions_are_numbered():
+    assert [int(asked.partition(".")[0]) for asked in QUESTIONS] == list(range(1, len(QUESTIONS) + 1))
+    assert len(QUESTIONS) >= 31
 
 
 @pytest.mark.parametrize("asked", QUESTIONS)
