@@ -6,7 +6,6 @@ from attrs import frozen
 
 from coordinator.api.endpoint import Endpoint
 from coordinator.auth import admit, services
-from coordinator.errors import ShoalError
 from coordinator.fleet import model_release, promotion
 from coordinator.fleet.model_release import Limits
 from coordinator.fleet.promotion import Promoted
@@ -15,8 +14,7 @@ from coordinator.fleet.promotion import Promoted
 @frozen(kw_only=True)
 class PromotionRequest:
     """``version`` is a number, newest, or best: the most accurate whose weights are kept. ``name`` is what the release
-    is called, by default made of run and number. ``widths`` parted by commas, by default every one the model is any
-    good at.
+    is called, by default made of run and number. ``widths``: by default every one the model is any good at.
 
     A device does not take the model if more than ``accuracy_drop`` (0 to 1) less of its own hold-out is right than with
     the one before, if one sample takes it more than ``milliseconds``, or if it needs more than ``memory`` bytes.
@@ -26,7 +24,7 @@ class PromotionRequest:
     version: str = model_release.NEWEST
     name: str = ""
     notes: str = ""
-    widths: str = ""
+    widths: tuple[float, ...] = ()
     accuracy_drop: float | None = None
     milliseconds: float | None = None
     memory: int | None = None
@@ -42,18 +40,10 @@ def promote_model(run: str, body: PromotionRequest) -> Promoted:
         by=admit("operator").name,
         name=body.name,
         notes=body.notes,
-        widths=widths(body.widths),
+        widths=body.widths,
         limits=Limits(body.accuracy_drop, body.milliseconds, body.memory),
         unsigned=body.unsigned,
     )
-
-
-def widths(text: str) -> list[float]:
-    """Numbers parted by commas; ShoalError bad-request for anything else."""
-    try:
-        return [float(part) for part in text.split(",") if part.strip()]
-    except ValueError as error:
-        raise ShoalError("bad-request", f"widths is {text[:60]!r}, expected numbers parted by commas") from error
 
 
 ENDPOINTS = (

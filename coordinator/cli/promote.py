@@ -41,7 +41,7 @@ def promote_model(
       shoal model promote digits-1 --version best --accuracy-drop 0.02
     """
     body = {name: value for name, value in options.items() if value not in (None, "")}
-    body |= {"widths": ",".join(f"{width:g}" for width in widths), "unsigned": unsigned is not None}
+    body |= {"widths": widths, "unsigned": unsigned is not None}
     found = client.post("runs", run, "promote", body=body, seconds=_SECONDS)
     if unsigned is not None:
         write(unsigned, found["unsigned"].encode())

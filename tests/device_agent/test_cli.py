@@ -70,6 +70,7 @@ def test_enrol_then_status(
         "runtime": None,
         "data": None,
         "board": None,
+        "model": None,
         "updates": [],
     }
     assert cli.main(["status", "--home", str(home)]) == 0

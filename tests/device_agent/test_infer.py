@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from device_agent import cli
+from device_agent import cli, status
 from tests.device_agent.toy_model import deployed, files, release
 
 
@@ -56,3 +56,10 @@ def test_a_file_that_does_not_fit_is_bad_data(tmp_path, capsys):
     np.savez(tmp_path / "sample.npz", x=np.zeros((2, 7), np.float32))
     assert infer(tmp_path) == 5
     assert "the model takes samples of shape [4]" in capsys.readouterr().err
+
+
+def test_the_status_names_the_model(tmp_path):
+    deployed(tmp_path, release(tmp_path / "fetched"), width=0.5)
+    told = status.collect(tmp_path, "pi-1", "http://localhost:1")
+    assert told["model"] == {"version": "1.0", "width": 0.5, "trial": False}
+    assert "  model: 1.0 at width 0.5" in status.sentences(told)

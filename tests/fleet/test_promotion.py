@@ -152,10 +152,10 @@ def test_operators_promote_over_the_api(app, tokens, run):
         return client.post(path, json=body, headers={"Authorization": f"Bearer {tokens[who]}"})
 
     assert ask("vic").status_code == 403
-    made = ask("olga", version="newest", widths="1, 0.5", milliseconds=20)
+    made = ask("olga", version="newest", widths=[1, 0.5], milliseconds=20)
     assert made.status_code == 201
     assert [size["width"] for size in made.json["sizes"]] == [1.0, 0.5]
-    assert ask("olga", widths="half").status_code == 400
+    assert ask("olga", widths=["half"]).status_code == 400
     assert ask("olga", version="77").status_code == 404
     assert ask("olga", accuracy_drop=2).status_code == 400
     assert ask("olga").status_code == 409
