@@ -6,7 +6,6 @@ right is used, the widest where none was measured; too slow a one gives way to t
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable
 
@@ -24,6 +23,7 @@ from protocol.wire import decode, encode
 from .data.loading import Loaded
 from .dataset import Dataset
 from .errors import HomeError, ModelError
+from .identity import write_durably
 from .inference import Predictor
 from .releases import Release, Setback, Trial, Unfit, Verdict
 from .shelf import InUse, Placed, Pointer
@@ -84,26 +84,32 @@ class Model:
         return model_card.CARD, *(name for width in widths for name in self._names(width))
 
     def stage(self, release: Release) -> None:
+        self._await_data()
+        try:
+            self._stage(release)
+        except Exception as error:
+            self._shelf.tidy()
+            if isinstance(error, HomeError | ModelError):
+                raise Setback(str(error), retry=isinstance(error, HomeError)) from error
+            raise
+
+    def _stage(self, release: Release) -> None:
         widths = _from_best_on([w for w in self._carried(release.manifest) if self._fetched(release, w)])
         if not widths:
             raise Setback("there is less memory free than when it was fetched", retry=True)
-        self._await_data()
         card = self._card(release)
         names = [name for width in widths for name in self._names(width)]
-        try:
-            folder = self._shelf.place(release, [model_card.CARD, *names])
-            new = self._fast_enough(release, card, widths)
-            before = self._measured_before(card)
-            facts = _facts(new, before, release.manifest)
-            _check_accuracy(new.accuracy, before, release.manifest)
-            placed = Placed(
-                version=release.manifest.version, manifest=release.sha256, width=new.predictor.width, facts=facts
-            )
-            (folder / _STAGED).write_bytes(encode(placed))
-        except HomeError as error:
-            raise Setback(str(error), retry=True) from error
-        except ModelError as error:
-            raise Setback(str(error)) from error
+        folder = self._shelf.place(release, [model_card.CARD, *names])
+        new = self._fast_enough(release, card, widths)
+        before = self._measured_before(card)
+        _check_accuracy(new.accuracy, before, release.manifest)
+        placed = Placed(
+            version=release.manifest.version,
+            manifest=release.sha256,
+            width=new.predictor.width,
+            facts=_facts(new, before),
+        )
+        write_durably(folder / _STAGED, encode(placed))
 
     def _await_data(self) -> None:
         """After a start the samples may still be on their way; a device without any goes on without."""
@@ -131,7 +137,7 @@ class Model:
             folder = self._shelf.folder(release.sha256)
             predictor = Predictor(folder, width, self._in_use.backend, self._in_use.threads)
             taken = [predictor(samples[n % len(samples)]).milliseconds for n in range(_WARM + _TIMED)]
-            milliseconds = statistics.median(taken[_WARM:])
+            milliseconds = float(np.median(taken[_WARM:]))
             if milliseconds <= most:
                 return _Trying(predictor, milliseconds, accuracy(predictor, self._held_out(card)))
             fastest = min(fastest, milliseconds)
@@ -182,7 +188,7 @@ class Model:
 
     def _proved(self, placed: Placed, manifest: Manifest, predictor: Predictor, held_out: Dataset | None) -> Verdict:
         """The trial is over: as fast as it has to be, also beside training, and still as good?"""
-        milliseconds = statistics.median(self._times)
+        milliseconds = float(np.median(self._times))
         most = manifest.facts.get(model_card.MAX_MILLISECONDS)
         facts = {**placed.facts, "milliseconds": milliseconds, "answered": float(self._in_use.tally.answered)}
         if most is not None and milliseconds > most:
@@ -266,7 +272,7 @@ def accuracy(predictor: Predictor, held_out: Dataset | None) -> float | None:
     return float(found.mean())
 
 
-def _facts(new: _Trying, before: float | None, manifest: Manifest) -> dict[str, float]:
+def _facts(new: _Trying, before: float | None) -> dict[str, float]:
     size = new.predictor.card.size(new.predictor.width)
     found = {
         "width": new.predictor.width,

@@ -6,12 +6,12 @@ import hashlib
 import logging
 import os
 import shutil
-import statistics
 import threading
 from collections import deque
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 from attrs import field, frozen
 
 from protocol import fields, model_card
@@ -91,7 +91,7 @@ class Shelf:
         """Remove the models that nothing points at."""
         pointer = self.pointer
         kept = {one.manifest for one in (pointer.now, pointer.before) if one is not None}
-        for path in self._folder.iterdir() if self._folder.exists() else ():
+        for path in self._folder.iterdir() if self._folder.is_dir() else ():
             if path.is_dir() and path.name not in kept:
                 shutil.rmtree(path, ignore_errors=True)
 
@@ -159,7 +159,7 @@ class Tally:
     def milliseconds(self) -> float | None:
         """The median."""
         times = list(self._times)
-        return statistics.median(times) if times else None
+        return float(np.median(times)) if times else None
 
 
 class InUse:

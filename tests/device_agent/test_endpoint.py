@@ -13,8 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from device_agent.data.source import Source
+from device_agent.duty import Duty
 from device_agent.endpoint import ROWS, Endpoint
-from device_agent.serving import Teller
+from device_agent.serving import Serving, Teller
+from device_agent.settings import Serve, Settings
 from device_agent.shelf import FOLDER, InUse, Shelf
 from tests.device_agent.toy_model import deployed, files, knowing, release, samples, wrong
 
@@ -180,6 +183,14 @@ def test_a_damaged_model_says_so(ask, tmp_path):
     status, answer = ask.infer(X)
     assert status == 503
     assert "deploy 1.0 again" in answer["error"]
+
+
+def test_a_port_that_is_taken_stops_nobody(tmp_path, ask, caplog):
+    settings = Settings(home=tmp_path, serve=Serve(port=ask.port))
+    serving = Serving(settings, Duty(settings, Source(function="none:none"), "litert", 0.0, lambda _: None))
+    serving.open()
+    serving.close()
+    assert f"serving-not host=127.0.0.1 port={ask.port}" in caplog.text
 
 
 def test_labels_of_another_model_name_nothing(tmp_path):

@@ -145,6 +145,7 @@ def test_a_model_that_gets_less_right_here_never_comes_into_use(make, fetched, t
         kind.stage(fetched(2, files(wrong()), told))
     assert not caught.value.retry  # it counts against the release
     assert label(tmp_path) == 1
+    assert len([path for path in (tmp_path / FOLDER).iterdir() if path.is_dir()]) == 1, "nothing is left of it"
 
 
 def test_without_a_bound_it_may_be_as_bad_as_it_likes(make, fetched, tmp_path):
@@ -256,6 +257,19 @@ def test_every_step_may_come_again_in_another_process(make, fetched, tmp_path, e
     assert label(tmp_path) == (1 if end == "back" else 2)
     (kept,) = [path.name for path in (tmp_path / FOLDER).iterdir() if path.is_dir()]
     assert kept == (first if end == "back" else made).sha256
+
+
+def test_a_board_whose_memory_was_taken_meanwhile_may_try_again(make, fetched):
+    with pytest.raises(Setback, match="less memory free") as caught:
+        make(free=100).stage(fetched())
+    assert caught.value.retry
+
+
+def test_a_disk_that_cannot_be_written_may_be_so_no_more(make, fetched, tmp_path):
+    (tmp_path / FOLDER).write_text("in the way")
+    with pytest.raises(Setback, match="cannot be written") as caught:
+        make().stage(fetched())
+    assert caught.value.retry
 
 
 def test_going_back_from_the_first_model_leaves_none(make, fetched):
