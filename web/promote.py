@@ -14,7 +14,6 @@ from coordinator.fleet import model_release, promotion
 from coordinator.fleet.model_release import Limits
 from coordinator.services import Services
 from coordinator.store import queries
-from protocol.subnetwork import WIDTHS
 from web import address
 from web.forms import Form
 
@@ -50,7 +49,7 @@ class Promote:
     def _page(self, id: str, form: Form) -> str:
         with self.services.database.read() as session:
             model = queries.model_of(session, id)
-        return render_template("promote.html", form=form, id=id, model=model, widths=WIDTHS)
+        return render_template("promote.html", form=form, id=id, model=model)
 
 
 def _read(form: Form) -> dict[str, Any]:
@@ -60,10 +59,18 @@ def _read(form: Form) -> dict[str, Any]:
         "which": form.text("version", 20) or model_release.NEWEST,
         "name": form.text("name", 40),
         "notes": form.text("notes", 2000),
-        "widths": [width for width in WIDTHS if form[f"width-{width:g}"]],
+        "widths": _widths(form),
         "limits": Limits(
             None if drop is None else max(drop, 0.0),
             form.number("milliseconds", 0, 1e9),
             form.whole("memory", 1, 1 << 50) or None,
         ),
     }
+
+
+def _widths(form: Form) -> list[float]:
+    try:
+        return [float(part) for part in form.text("widths").replace(",", " ").split()]
+    except ValueError:
+        form.refuse("widths", f"This is {form['widths'][:40]!r}, expected numbers such as 1, 0.5")
+        return []

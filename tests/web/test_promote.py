@@ -37,7 +37,7 @@ def problems(page):
 def test_a_version_is_promoted_and_stands_in_the_list_as_what_it_was_released(olga, run, database):
     assert f'href="/runs/{run}/promote?version=0"' in olga.get(f"/runs/{run}/versions").text
     assert 'value="0"' in olga.get(f"/runs/{run}/promote?version=0").text
-    fields = {"version": "0", "name": "first", "accuracy_drop": "0", "milliseconds": "5", "width-0.5": "1"}
+    fields = {"version": "0", "name": "first", "accuracy_drop": "0", "milliseconds": "5", "widths": "0.5, 1"}
     answer = post(olga, f"/runs/{run}/promote", **fields)
     assert (answer.status_code, answer.location) == (303, f"/runs/{run}/versions")
     with database.read() as session:
@@ -48,7 +48,7 @@ def test_a_version_is_promoted_and_stands_in_the_list_as_what_it_was_released(ol
         "max-accuracy-drop": 0.0,
         "max-milliseconds": 5.0,
     }
-    assert [name for name in facts if name.startswith("memory-")] == ["memory-0.5"]
+    assert [name for name in facts if name.startswith("memory-")] == ["memory-1", "memory-0.5"]
     page = olga.get(f"/runs/{run}/versions").text
     assert ">first<" in page
     assert "promote?version=0" not in page
@@ -60,6 +60,8 @@ def test_a_version_is_promoted_and_stands_in_the_list_as_what_it_was_released(ol
         ({"version": "7"}, "version", "not kept"),
         ({"version": "last"}, "", "newest or best"),
         ({"accuracy_drop": "2"}, "accuracy_drop", "at most 1"),
+        ({"widths": "half"}, "widths", "such as 1, 0.5"),
+        ({"widths": "7"}, "", "width is 7"),
         ({"memory": "much"}, "memory", "whole number"),
         ({"name": "no spaces"}, "", "letters, digits"),
     ],
