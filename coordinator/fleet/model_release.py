@@ -19,11 +19,11 @@ from coordinator.errors import ShoalError
 from coordinator.store import segments
 from coordinator.store.blobs import Blobs
 from coordinator.store.models import Metric, ModelVersion, Run, Snapshot, Update
-from coordinator.training.evaluation import Dataset, Evaluation, read_dataset, statistics_of
+from coordinator.training.evaluation import Dataset, Evaluation, read_dataset
 from coordinator.training.live import weights_of
 from protocol import model_card, tensors
 from protocol.model_card import ModelCard, ModelSize
-from protocol.subnetwork import WIDTHS, Region, Subnetwork, nested
+from protocol.subnetwork import WIDTHS, Region, nested
 from protocol.weights import Weights
 from protocol.wire import encode
 
@@ -147,31 +147,34 @@ class _Family:
 
     def __init__(self, spec: ModelSpec, weights: Weights, dataset: Dataset | None) -> None:
         self.files: dict[str, bytes] = {}
-        self._spec, self._weights, self._dataset = spec, weights, dataset
+        self._spec, self._weights = spec, weights
         self._layout = layout(spec)
-        self._normed = any(isinstance(layer, BatchNorm) for layer in spec.layers)
-        if self._normed and dataset is None:
+        normed = any(isinstance(layer, BatchNorm) for layer in spec.layers)
+        if normed and dataset is None:
             raise ShoalError(
                 "bad-model",
                 f"{spec.name} normalises by statistics of its data, and the run has no test set to take them from",
             )
-        self._evaluation = Evaluation(spec, dataset) if dataset is not None and spec.labelled else None
+        self._evaluation = Evaluation(spec, dataset) if dataset is not None else None
+        self._measures = self._evaluation is not None and spec.labelled
 
     def all_sizes(self, trained: set[float]) -> list[ModelSize]:
         """Every width of the family that is a model of its own; where nothing measures them, the full one and those
         that were trained: the others may be no good at all."""
         found: list[ModelSize] = []
         shapes: list[dict[str, tuple[int, ...]]] = []
-        for width in WIDTHS if self._evaluation else (width for width in WIDTHS if width == 1 or width in trained):
+        for width in WIDTHS:
+            if width < 1 and width not in trained and not self._measures:
+                continue
             region = Region(self._layout, nested(self._layout, width))
             if region.shapes in shapes:
                 continue
             try:
                 found.append(self.size(width))
-            except CompileError:
+            except CompileError as error:
                 if width == 1:
-                    raise
-                continue  # too narrow for the model's norms
+                    raise ShoalError("bad-model", f"{self._spec.name} cannot be compiled: {error}") from error
+                continue  # too narrow for what the model has between its layers
             shapes.append(region.shapes)
         return found
 
@@ -192,7 +195,9 @@ class _Family:
         model = compile_model(self._spec, part, 1, "infer")
         program = compile_model(self._spec, part, 1, "infer", target="numpy").program
         cut = Region(self._layout, part).cut(self._weights)
-        content = tensors.encode({**cut, **self._statistics(part)})
+        statistics = self._evaluation.statistics(cut) if self._evaluation else {}
+        accuracy = self._evaluation.measure(cut, statistics)[0] if self._evaluation and self._measures else None
+        content = tensors.encode({**cut, **statistics})
         self.files |= {
             model_card.artifact(width, "litert"): model.content,
             model_card.artifact(width, "numpy"): program,
@@ -203,14 +208,8 @@ class _Family:
             flops=model.manifest.flops,
             bytes=4 * model.manifest.parameters,
             memory=_memory(model, content),
-            accuracy=self._evaluation.measure(cut)[0] if self._evaluation else None,
+            accuracy=accuracy,
         )
-
-    def _statistics(self, part: Subnetwork) -> Weights:
-        """Of batch norms, over the whole test set, as when the run is measured."""
-        if not self._normed or self._dataset is None:
-            return {}
-        return statistics_of(self._spec, part, self._weights, self._dataset.x)
 
 
 def _memory(model: Artifact, weights: bytes) -> int:

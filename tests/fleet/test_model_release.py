@@ -78,7 +78,7 @@ def test_every_width_is_compiled_and_measured_where_there_is_a_test_set(house):
 @pytest.mark.parametrize("backend", ["litert", "numpy"])
 @pytest.mark.parametrize("model", [TOY, NORMED], ids=["plain", "batch norm"])
 def test_the_files_are_as_accurate_as_the_run_says(house, backend, model):
-    place = with_test_set(house)
+    place = with_test_set(house, 300)
     run = house.start_run(model=model, dataset=place)
     made = promoted(house, run)
     spec = ModelSpec.from_json(model)
@@ -88,7 +88,9 @@ def test_the_files_are_as_accurate_as_the_run_says(house, backend, model):
     expected = Evaluation(spec, data).measure(whole)[0]
     assert made.facts["accuracy-1"] == expected
     for size in made.card.sizes:
-        assert np.mean(classes(made, size.width, data.x, backend) == data.y) == size.accuracy
+        # Sums are rounded in another way in batches of one, which may turn a draw.
+        right = np.mean(classes(made, size.width, data.x, backend) == data.y)
+        assert right == pytest.approx(size.accuracy, abs=1 / 300)
 
 
 def test_without_a_test_set_only_widths_that_were_trained_are_released(house):
