@@ -164,12 +164,16 @@ class Fleet:
             outcome, reason, staleness = "refused", "not finite: layer 2 holds NaN", None
         elif luck < 0.05:
             outcome, reason = "stale", f"{staleness} versions behind, at most 0 are taken"
+        held_out = number % 4 == 0  # a quarter of the devices keep samples for themselves
         row = {
             "id": number + 1, "assignment_id": assignment["id"], "commit": 1, "run_id": run,
             "device_id": assignment["device_id"], "base_version": assignment["version"], "staleness": staleness,
             "applied_version": None, "weight": None, "width": assignment["width"], "samples": 320, "steps": 20,
             "loss": round(2 / (1 + 0.05 * self._version[run]) + self._chance.random() / 10, 4),
             "accuracy": round(min(0.99, 0.3 + 0.01 * self._version[run]), 4), "norm": round(self._chance.random(), 4),
+            "holdout_samples": 40 + number % 7 if held_out else None,
+            "holdout_loss": round(2 / (1 + 0.04 * assignment["version"]), 4) if held_out else None,
+            "holdout_accuracy": round(min(0.98, 0.28 + 0.01 * assignment["version"]), 4) if held_out else None,
             "bytes_up": int(40_000 * assignment["width"]), "bytes_down": assignment["bytes_down"],
             "seconds_download": round(self._chance.uniform(0.2, 0.6), 3), "seconds_train": train,
             "seconds_upload": round(self._chance.uniform(0.3, 0.9), 3),

@@ -67,6 +67,7 @@ from .session import Session
 from .settings import Settings
 from .spool import Spool
 from .status import StatusFile
+from .upgrade import Upgrade
 from .workshop import Workshop
 
 INBOX = 1000  # messages waiting for the main loop; more are dropped, for the conversation repeats itself
@@ -94,16 +95,15 @@ class Agent:
         self._duty = Duty(settings, settings.data, offers.backend(settings), self._started, self._inbox.put)
         self.orders = Orders(settings.home, self._address, recent, self._inbox.put)
         self._serving = Serving(settings, self._duty)
-        kinds = (Config(settings.home), self._serving.kind)
+        kinds = Config(settings.home), Upgrade(settings.home, self._duty.backend), self._serving.kind
         self._deployments = Deployments(settings.home, identity, self._address, kinds, self._inbox.put)
         self._duty.deploys = self._deployments.takes
         self._blobs = Blobs(
             settings.home / "blobs", settings.cache_bytes, self._address, identity.device, identity.secret
         )
-        pace = settings.pace / settings.conditions.cpu_share
         self._workshop = Workshop(
             *(self._blobs, self._duty.gate, self._spool.checkpoints, self._duty.backend),
-            *(settings.threads, pace, settings.checkpoint_seconds, self._inbox.put),
+            *(settings.threads, settings.pace / settings.conditions.cpu_share, settings.checkpoint_seconds, self._inbox.put),
         )
         where = identity.broker_host, identity.broker_port, identity.broker_tls
         broker = Broker(*where, authority, identity.device, identity.secret)

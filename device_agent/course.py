@@ -119,7 +119,8 @@ class Course:
             manifest = decode(Manifest, execution.manifest.encode())
         except ProtocolError as error:
             raise Unfit(f"its manifest is not one: {error}") from error
-        release = Release(execution.id, execution.manifest, execution.signature, manifest, self._folder)
+        given = execution.id, execution.manifest, execution.signature
+        release = Release(*given, manifest, self._folder, execution.trial)
         kind = self._kinds.get(manifest.kind)
         if kind is None:
             raise Unfit(f"this agent takes no releases of the kind {manifest.kind}")
@@ -176,32 +177,36 @@ class Course:
             self._go_on(execution)
 
     def _try(self, execution: Execution, kind: Kind, release: Release) -> None:
-        since = time.monotonic()
         if not execution.on_trial and kind.current() == release.deployed:
             self._end(execution, "succeeded", "this device runs it already", release)
             return
-        verdict = None if execution.failing is None else Verdict(False, execution.failing)
+        verdict, unfit = None if execution.failing is None else Verdict(False, execution.failing), False
         if not execution.on_trial:
             self._advance(execution, "switching")
         try:
             if verdict is None and execution.state == "switching":
                 self._switch(execution, kind, release)
+            since = time.monotonic()
             while verdict is None:
                 verdict = self._judged(execution, kind, release, since)
                 if verdict is None and self.stopping.wait(LOOK):
                     raise Stopped
-        except (Unfit, Setback, OSError, HomeError) as error:
-            verdict = Verdict(False, str(error) or type(error).__name__)
+        except (Unfit, Setback) as error:
+            retry = isinstance(error, Setback) and error.retry
+            verdict = Verdict(False, str(error), switched=execution.state == "probation", retry=retry)
+            unfit = isinstance(error, Unfit)
+        except (OSError, HomeError) as error:
+            verdict = Verdict(False, str(error))
         if verdict.good:
             kind.commit()
             execution.facts = verdict.facts
             self._end(execution, "succeeded", verdict.text, release)
         else:
-            self._go_back(execution, kind, verdict)
+            self._go_back(execution, kind, verdict, unfit)
 
     def _switch(self, execution: Execution, kind: Kind, release: Release) -> None:
         if execution.starts > STARTS:
-            raise Setback(f"the agent was started {STARTS} times and did not come to run it")
+            raise Setback(f"the agent was started {STARTS} times and did not come to run it", retry=True)
         kind.switch(release)
         self._advance(execution, "probation")
         if kind.restarts:
@@ -218,12 +223,13 @@ class Course:
             return Verdict(False, f"it was not proved within {execution.trial:g} seconds")
         return verdict
 
-    def _go_back(self, execution: Execution, kind: Kind, verdict: Verdict) -> None:
+    def _go_back(self, execution: Execution, kind: Kind, verdict: Verdict, unfit: bool = False) -> None:
         execution.failing = verdict.text
         self._executions.save_if_possible()
         self._until_it_works(kind.back)
         execution.facts, execution.retry = verdict.facts, verdict.retry
-        self._end(execution, "rolled-back" if verdict.switched else "failed", verdict.text)
+        ended = "rolled-back" if verdict.switched else "rejected" if unfit else "failed"
+        self._end(execution, ended, verdict.text)
         self._tell(kind.name)
         if kind.restarts:
             self._start_anew()

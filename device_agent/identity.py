@@ -134,7 +134,7 @@ def forget(home: Path) -> None:
         (home / f"{name}.json").unlink(missing_ok=True)
     for path in (home / "authority.pem", home / "paused", *home.glob("spool*"), *home.glob("fleet.toml*")):
         path.unlink(missing_ok=True)
-    for folder in ("blobs", "checkpoint", "releases"):
+    for folder in ("blobs", "checkpoint", "releases", "update"):
         shutil.rmtree(home / folder, ignore_errors=True)
 
 

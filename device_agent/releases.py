@@ -34,7 +34,8 @@ class Setback(Exception):
 class Release:
     """A release that this device was told to put to use; its files are in ``folder`` once they were fetched.
 
-    ``manifest`` and ``signature`` (hexadecimal digits) are as they came; ``id`` is the execution's.
+    ``text`` (the manifest) and ``signature`` (hexadecimal digits) are as they came; ``id`` is the execution's. Its
+    trial takes ``seconds``.
     """
 
     id: str
@@ -42,6 +43,7 @@ class Release:
     signature: str = field(repr=False)
     manifest: Manifest
     folder: Path
+    seconds: float = 180.0
 
     @property
     def sha256(self) -> str:
@@ -94,8 +96,8 @@ class Kind(Protocol):
     the one before was, or in a later one. All but ``fit`` come again if it is not known whether they were done: the
     second time, they must see it. What a process has to know of an earlier one is on disk, as the kind's own.
 
-    They may raise Unfit and Setback until the switch; whatever else is raised is taken for a Setback. What is raised by
-    ``switch`` and ``judge`` leads to ``back``, and ``back`` is tried until it works.
+    They may raise Unfit and Setback, by ``switch`` too if nothing was switched; whatever else is raised is taken for a
+    Setback. What is raised by ``switch`` and ``judge`` leads to ``back``, and ``back`` is tried until it works.
     """
 
     name: str

@@ -80,7 +80,7 @@ class Manifest(Message):
 
 @frozen(kw_only=True)
 class Deploy(Message):
-    """Put a release to use. ``id`` is the execution's; the same may come again until its end has been told.
+    """Put a release to use. ``id`` is that of an attempt; the same may come again until its end has been told.
 
     ``seconds`` it may take in all from now, of which the switch may wait ``lock`` for training to end by itself and the
     trial takes ``trial`` at most. ``back``: the device may hold something newer, and is to go back.
@@ -109,7 +109,7 @@ class Deployment(Message):
     """How far the execution ``id`` is. ``number`` grows with every report of it: an older one says nothing.
 
     ``facts``: what was measured, e.g. seconds, accuracy, milliseconds, bytes. ``retry``: a failure that another attempt
-    may mend (no network, no room) and that does not speak against the release.
+    may mend (no network, no room) and that does not speak against the release; that one has another id.
     """
 
     id: str = field(validator=fields.name)

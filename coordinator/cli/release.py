@@ -107,7 +107,7 @@ def export_unsigned(client: Client, output: Path, file: Path | None, **given: An
         output.write_bytes(draft["manifest"].encode())
     except OSError as error:
         raise click.ClickException(f"{output} cannot be written: {error.strerror}") from error
-    click.echo(f"{output}: sign it byte for byte, then shoal release import {output} --signature {output}.sig", err=True)
+    click.echo(f"Sign it byte for byte, then: shoal release import {output} --signature {output}.sig", err=True)
 
 
 @release.command("import")

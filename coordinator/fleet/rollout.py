@@ -96,7 +96,7 @@ class Execution:
 @frozen
 class Standing:
     """What is known of a device at this moment. ``live``: it was heard lately, and what its agent can do is known.
-    ``busy``: another execution of this kind is under way on it. ``barred``: why it will never be offered this release.
+    ``busy``: an execution of another rollout is under way on it. ``barred``: why it will never be offered this release.
     ``gone``: it was revoked."""
 
     live: bool = False

@@ -27,16 +27,17 @@ from coordinator.errors import NO_ROOM, ShoalError
 from coordinator.settings import sqlite_url
 from coordinator.store.copying import copy
 from coordinator.store.database import Database
-from coordinator.store.models import Assignment, Base, Input, Run, Snapshot, Update
+from coordinator.store.models import Assignment, Base, Input, Release, Run, Snapshot, Update
 
 FORMAT: Final = 1
 FOLDERS: Final = ("segments", "blobs", "tls")
+SINGLE: Final = ("shoal.toml", "release.key", "release.pub")
 ATTEMPTS: Final = 5
 """How often the files are looked for that the database speaks of, while a coordinator removes what it needs no more."""
 MARK: Final = ".restoring"
 
 _NAME: Final = re.compile(
-    r"manifest\.json|shoal\.db|shoal\.toml|segments/\d{8}\.segment|blobs/[0-9a-f]{2}/[0-9a-f]{64}|tls/[\w][\w.-]*"
+    r"manifest\.json|shoal\.db|shoal\.toml|release\.(key|pub)|segments/\d{8}\.segment|blobs/[0-9a-f]{2}/[0-9a-f]{64}|tls/[\w][\w.-]*"
 )
 
 
@@ -105,8 +106,9 @@ def _gather(home: Path, url: str, folder: Path) -> tuple[str, ...]:
         missing = tuple(name for name in _needed(folder / "shoal.db") if not (folder / name).is_file())
         if not missing:
             break
-    if (home / "shoal.toml").is_file():
-        shutil.copyfile(home / "shoal.toml", folder / "shoal.toml")
+    for name in SINGLE:
+        if (home / name).is_file():
+            shutil.copy(home / name, folder / name)  # with its mode: a key is for its owner alone
     return missing
 
 
@@ -150,6 +152,9 @@ def _needed(place: Path) -> Iterator[str]:
             blobs |= set(session.scalars(select(Run.initial_sha256).where(Run.initial_sha256.is_not(None))))
         for column in (Assignment.artifact_sha256, Assignment.weights_sha256):
             blobs |= set(session.scalars(select(column).where(Assignment.state.in_(("offered", "taken"))).distinct()))
+        if inspect(session.connection()).has_table(Release.__tablename__):
+            for manifest in session.scalars(select(Release.manifest).where(Release.withdrawn_at.is_(None))):
+                blobs |= {file["sha256"] for file in json.loads(manifest).get("files", ())}
         yield from (f"blobs/{sha256[:2]}/{sha256}" for sha256 in sorted(blobs))
         oldest = session.scalar(select(Input.body).where(Input.kind == "delivered").order_by(Input.seq).limit(1))
         if oldest is not None:
@@ -238,8 +243,9 @@ def _place(folder: Path, home: Path, url: str, target: Path | None) -> None:
             if (home / name).is_dir():
                 (home / name).rmdir()
             os.replace(folder / name, home / name)
-    if (folder / "shoal.toml").is_file() and not (home / "shoal.toml").exists():
-        os.replace(folder / "shoal.toml", home / "shoal.toml")
+    for name in SINGLE:
+        if (folder / name).is_file() and not (home / name).exists():
+            os.replace(folder / name, home / name)
     if target is not None:
         os.replace(folder / "shoal.db", target)
         _sync(target.parent)

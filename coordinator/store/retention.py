@@ -26,7 +26,7 @@ from coordinator.store import partitions
 from coordinator.store.blobs import Blobs
 from coordinator.store.database import Database
 from coordinator.store.models import Device, Event, Input, Instant, Run, Snapshot, Telemetry, Telemetry1h, Telemetry5m
-from coordinator.store.snapshots import NEEDED, needed_from
+from coordinator.store.snapshots import NEEDED, needed_from, promoted
 
 log = logging.getLogger(__name__)
 
@@ -249,13 +249,14 @@ class Retention:
                 Snapshot.sha256,
                 Snapshot.at,
                 case((Run.state.in_(ENDED), 1), else_=NEEDED).label("needed"),
+                promoted().label("promoted"),
                 func.row_number().over(partition_by=Snapshot.run_id, order_by=Snapshot.seq.desc()).label("place"),
             )
             .join(Run, Run.id == Snapshot.run_id)
             .subquery()
         )
-        spare = select(ranked).where(ranked.c.place > ranked.c.needed).order_by(ranked.c.at, ranked.c.seq).limit(1)
-        found = session.execute(spare).one_or_none()
+        spare = select(ranked).where(ranked.c.place > ranked.c.needed, ~ranked.c.promoted)
+        found = session.execute(spare.order_by(ranked.c.at, ranked.c.seq).limit(1)).one_or_none()
         if found is not None:
             self._drop_snapshot(session, found.run_id, found.seq, found.sha256, later)
         return found is not None
@@ -266,7 +267,7 @@ class Retention:
         found = session.execute(
             select(Snapshot.run_id, Snapshot.seq, Snapshot.sha256)
             .join(Run, Run.id == Snapshot.run_id)
-            .where(Run.state.in_(ENDED), Run.ended_at < cut, Snapshot.seq < last)
+            .where(Run.state.in_(ENDED), Run.ended_at < cut, Snapshot.seq < last, ~promoted())
             .limit(SLICE)
         ).all()
         for run, seq, sha256 in found:

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Final
 
 from attrs import field, frozen, validators
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, exists, select
 from sqlalchemy.orm import Session
 
-from coordinator.store.models import Snapshot
+from coordinator.store.models import Release, Snapshot
 
 NEEDED: Final = 2
 """Recovery reads the newest snapshot, and the one before should that be damaged."""
@@ -42,3 +42,8 @@ def needed_from(session: Session, run: str) -> int:
     newest = select(Snapshot.seq).where(Snapshot.run_id == run).order_by(Snapshot.seq.desc()).limit(NEEDED)
     found = session.scalars(newest).all()
     return found[-1] if len(found) == NEEDED else 0
+
+
+def promoted() -> ColumnElement[bool]:
+    """Of a snapshot: a release was made of its version, so it is kept whatever its age."""
+    return exists().where(Release.run_id == Snapshot.run_id, Release.model_version == Snapshot.version)

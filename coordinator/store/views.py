@@ -52,6 +52,9 @@ run_progress = _view(
     """text: run_id int: version at: at float: seconds accuracy loss step_norm int: merged
     big: updates applied bytes_up bytes_down""",
 )
+local_accuracy = _view(
+    "v_local_accuracy", "text: run_id int: version devices big: samples float: accuracy loss"
+)
 device_contribution = _view(
     "v_device_contribution",
     """text: run_id device_id device device_group int: updates applied stored stale refused expired big: samples

@@ -22,7 +22,7 @@ from coordinator.errors import ShoalError
 from coordinator.store import ledger, models
 from coordinator.store.blobs import Blobs
 from coordinator.store.ledger import Delivery
-from coordinator.store.snapshots import Thinning
+from coordinator.store.snapshots import Thinning, promoted
 from coordinator.strategies.base import Cost
 from coordinator.training import initial, journal, recipe
 from coordinator.training.engine import Engine, Setting
@@ -223,11 +223,12 @@ class LiveRun:
         session.merge(models.Snapshot(**values))  # one of the same input may be there, unreadable
         session.flush()
         kept = session.execute(
-            select(models.Snapshot.seq, models.Snapshot.version, models.Snapshot.sha256)
+            select(models.Snapshot.seq, models.Snapshot.version, models.Snapshot.sha256, promoted().label("promoted"))
             .where(models.Snapshot.run_id == self.id)
             .order_by(models.Snapshot.seq)
         ).all()
-        for old in (kept[place] for place in self._thinning.spare([row.version for row in kept])):
+        spare = [kept[place] for place in self._thinning.spare([row.version for row in kept])]
+        for old in (row for row in spare if not row.promoted):
             session.execute(
                 delete(models.Snapshot).where(models.Snapshot.run_id == self.id, models.Snapshot.seq == old.seq)
             )

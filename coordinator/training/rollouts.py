@@ -38,7 +38,6 @@ class _Order:
     """A device was told; ``heard`` is when, or when it last said something of it."""
 
     rollout: int
-    kind: str
     state: str
     heard: float = 0.0
 
@@ -105,7 +104,7 @@ class Rollouts:
         self._stirred.add(of.id)
         if after.ended:
             self._looked.clear()  # another rollout may have waited for this device
-        self._follow(turn, of.id, row.kind, after)
+        self._follow(turn, of.id, after)
 
     def deployed(self, turn: Turn, device: str, told: Deployed) -> None:
         """What it runs now."""
@@ -144,7 +143,7 @@ class Rollouts:
             orders.join(turn.session, row, release.kind, turn.now)
         value = record.rollout_of(row)
         executions = {one.id: one for one in record.executions_of(turn.session, row.id)}
-        standing = self._standing(turn, row, value, release, executions)
+        standing = self._standing(turn, row, value, executions)
         after, changed = rollout.tick(value, executions.values(), standing, turn.now, self._since)
         pairs = [(executions[one.id], one) for one in changed]
         record.keep_executions(turn.session, f"{release.kind} {release.version}", pairs, turn.now)
@@ -158,7 +157,7 @@ class Rollouts:
         if one.state == NOTIFIED:
             execution = turn.session.get_one(models.Execution, one.id)
             execution.before_id = orders.running(turn.session, one.device, kind)
-            order = self._orders.setdefault(one.device, {})[one.id] = _Order(row.id, kind, one.state)
+            order = self._orders.setdefault(one.device, {})[one.id] = _Order(row.id, one.state)
             self._deploy(turn, one.id, order)
         elif before.state in (NOTIFIED, *STOPPABLE) and one.ended:
             turn.send(one.device, "recall", Recall(id=before.order))
@@ -185,12 +184,7 @@ class Rollouts:
         turn.send(row.device_id, "deploy", message)
 
     def _standing(
-        self,
-        turn: Turn,
-        row: models.Rollout,
-        value: Rollout,
-        release: Release,
-        executions: dict[str, Execution],
+        self, turn: Turn, row: models.Rollout, value: Rollout, executions: dict[str, Execution]
     ) -> dict[str, Standing]:
         """Of every device that is not through, or has just succeeded."""
         wanted = {
@@ -209,7 +203,7 @@ class Rollouts:
             live = seen is not None and seen >= heard and (device not in queued or features is not None)
             found[device] = Standing(
                 live=live,
-                busy=self._busy(device, row.id, release.kind),
+                busy=self._busy(device, row.id),
                 barred=self._reason(device, row.id, features),
                 gone=revoked is not None,
             )
@@ -222,8 +216,9 @@ class Rollouts:
             return "it went back from this release before; force offers it again"
         return ""
 
-    def _busy(self, device: str, row: int, kind: str) -> bool:
-        return any(one.kind == kind and one.rollout != row for one in self._orders.get(device, {}).values())
+    def _busy(self, device: str, row: int) -> bool:
+        """Devices do one thing at a time, whatever its kind."""
+        return any(one.rollout != row for one in self._orders.get(device, {}).values())
 
     def _learn(self, turn: Turn, devices: set[str]) -> None:
         """What the agents of these devices can do, where nobody has asked yet."""
@@ -235,16 +230,15 @@ class Rollouts:
                     self._features[device] = tuple(capability["features"])
 
     def _remember(self, turn: Turn, row: models.Rollout, executions: list[Execution]) -> None:
-        kind = turn.session.get_one(Release, row.release_id).kind
         for one in executions:
             if one.state in ACTIVE or one.id in self._orders.get(one.device, {}):
-                self._follow(turn, row.id, kind, one, asked=False)
+                self._follow(turn, row.id, one, asked=False)
 
-    def _follow(self, turn: Turn, row: int, kind: str, one: Execution, *, asked: bool = True) -> None:
+    def _follow(self, turn: Turn, row: int, one: Execution, *, asked: bool = True) -> None:
         """Keep in mind who has to be told again, and who no more; ``asked``: it has just said something."""
         mine = self._orders.setdefault(one.device, {})
         if one.state in ACTIVE:
-            order = mine.setdefault(one.id, _Order(row, kind, one.state))
+            order = mine.setdefault(one.id, _Order(row, one.state))
             order.state = one.state
             order.heard = turn.now if asked else order.heard
         else:
@@ -270,5 +264,3 @@ def _devices(session: Session, ids: list[str]) -> list[tuple[str, float | None, 
 def _name(session: Session, release: int) -> str:
     row = session.get_one(Release, release)
     return f"{row.kind} {row.version}"
-
-

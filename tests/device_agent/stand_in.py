@@ -25,6 +25,7 @@ from coordinator.compiler.shapes import initial_weights, layout
 from coordinator.compiler.spec import ModelSpec
 from coordinator.fleet.authority import establish, fingerprint
 from protocol import coding, tensors, topics
+from protocol.deployments import Deployed, Deployment
 from protocol.messages import (
     Ask,
     Assignment,
@@ -84,6 +85,9 @@ class StandIn:
         self.twofold: list[str] = []  # assignments that came with two different bodies
         self.claimed: dict[str, str] = {}
         self.answer: Callable[[Update], str] = lambda update: "stored"
+        self.release_key: str | None = None
+        self.deployments: list[Deployment] = []
+        self.deployed: list[Deployed] = []
         self.patience = 3600.0  # seconds until a device without work may ask again
         self.deaf = False  # while it is, chunks go unheard
         self.events: list[DeviceEvent] = []
@@ -184,6 +188,10 @@ class StandIn:
                 self._on_update(*unframe(Update, message.payload))
             elif channel.message is DeviceEvent:
                 self.events.append(decode(DeviceEvent, message.payload))
+            elif channel.message is Deployment:
+                self.deployments.append(decode(Deployment, message.payload))
+            elif channel.message is Deployed:
+                self.deployed.append(decode(Deployed, message.payload))
             elif channel.message is Telemetry:
                 self.beats.append(decode(Telemetry, message.payload))
             elif channel.message is Chunk and not self.deaf:
@@ -280,6 +288,7 @@ class StandIn:
                     broker_port=stand_in._broker.port,
                     broker_tls=stand_in.files is not None,
                     heartbeat=0.5,
+                    release_key=stand_in.release_key,
                 )
                 self._answer(201, encode(reply))
 
@@ -292,7 +301,7 @@ class StandIn:
                 if self.headers["Authorization"] != f"Basic {base64.b64encode(login).decode()}":
                     self._answer(401, b"")
                     return
-                body = stand_in.blobs.get(self.path.removeprefix("/api/v1/device/blobs/"))
+                body = stand_in.blobs.get(self.path.rpartition("/")[2])
                 self._answer(404, b"") if body is None else self._answer(200, body)
 
         return Handler

@@ -305,11 +305,15 @@ def test_started_too_often_on_trial_it_goes_back(device: Device) -> None:
     assert device.wall == OLD
 
 
-def test_what_breaks_the_trial_ends_it(device: Device) -> None:
+@pytest.mark.parametrize(
+    ("trouble", "end"), [(Setback("no chalk", retry=True), "failed"), (releases.Unfit("no chalk"), "rejected")]
+)
+def test_a_switch_that_was_not_made_is_no_rollback(device: Device, trouble: Exception, end: str) -> None:
     device.told(deploy(manifest("model", 7, WORDS)))
-    device.kind.trouble = Setback("no chalk", retry=True)
-    assert device.run()[-1] == "rolled-back"
-    assert device.end.text == "no chalk"
+    device.kind.trouble = trouble
+    assert device.run()[-1] == end
+    assert (device.end.text, device.end.retry) == ("no chalk", end == "failed")
+    assert device.wall == OLD
 
 
 @contextmanager

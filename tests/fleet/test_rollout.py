@@ -219,7 +219,7 @@ class TestWaves:
         assert scene.states == "a:rejected b:rejected"
         assert (scene.rollout.state, scene.rollout.reason) == ("completed", "0 of 2 devices succeeded, 2 rejected")
 
-    def test_who_is_busy_with_another_release_of_the_kind_waits(self):
+    def test_who_is_busy_with_another_release_waits(self):
         scene = Scene.of(2)
         scene.standing["a"] = Standing(live=True, busy=True)
         assert scene.tick() == {"b": "notified"}

@@ -13,6 +13,7 @@ from coordinator.store.models import (
     Event,
     Input,
     ModelVersion,
+    Release,
     Run,
     Snapshot,
     Telemetry,
@@ -268,6 +269,20 @@ class TestInputs:
             found = session.execute(select(Snapshot.run_id, Snapshot.seq).order_by(Snapshot.run_id)).all()
         assert found == [("digits-1", 9), ("har-1", 9)]
         assert (retention.blobs.get(first), retention.blobs.get(last)) == (b"first", b"last")
+
+
+    def test_weights_that_a_release_was_made_of_stay(self, delivered, retention):
+        for seq in (2, 4, 8):
+            blob = retention.blobs.put(f"weights {seq}".encode())
+            with delivered.write() as session:
+                values = {"run_id": "har-1", "seq": seq, "version": seq // 2, "sha256": blob, "at": T0 + seq}
+                session.execute(insert(Snapshot).values(values))
+        with delivered.write() as session:
+            session.execute(Release.__table__.update().where(Release.id == 2).values(run_id="har-1", model_version=1))
+        retention.keep = Keep(inputs=DAY, blobs=1.0)
+        retention.prune(delivered, T0 + 1000 * DAY)
+        with delivered.read() as session:
+            assert session.scalars(select(Snapshot.seq).order_by(Snapshot.seq)).all() == [2, 8]
 
 
 def test_a_task_that_fails_leaves_the_others_and_the_turn_alone(database, retention, monkeypatch, caplog):

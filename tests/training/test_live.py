@@ -453,3 +453,35 @@ def test_every_so_many_versions_stay_and_can_be_replayed_from(house, tmp_path, m
     again = house.crashed(tmp_path / "after")
     same(engine, again.engines()[run])
     again.close()
+
+
+def test_weights_that_a_release_was_made_of_are_never_thinned(house, monkeypatch):
+    monkeypatch.setattr(live, "SNAPSHOT_INPUTS", 3)
+    run = house.start_run(ONE)
+    (a,) = house.enrol("a")
+    while not house.rows(models.Snapshot):
+        a.work()
+    version = house.rows(models.Snapshot)[0].version
+
+    def promote(session) -> None:
+        session.add(
+            models.Release(
+                kind="model",
+                version="1",
+                number=1,
+                manifest="{}",
+                sha256="0" * 64,
+                signature="0" * 128,
+                run_id=run,
+                model_version=version,
+                created_by="ada",
+                created_at=house.clock.now,
+            )
+        )
+
+    house.steward.write(promote)
+    for _ in range(12):
+        a.work()
+    versions = [row.version for row in house.rows(models.Snapshot)]
+    assert versions[0] == version
+    assert len(versions) == 3  # and the last two

@@ -212,6 +212,19 @@ def test_a_newer_rollout_takes_over_who_was_not_told_yet_and_waits_for_who_was(h
     assert until_state(house, older, "completed").reason == "1 of 2 devices succeeded, 1 superseded"
 
 
+def test_a_device_does_one_thing_at_a_time_whatever_its_kind(house):
+    enrol(house, "pi")
+    start(house, release(house, "a", kind="agent"))
+    first = told(house, "pi")
+    later = start(house, release(house, "b"))
+    say(house, "pi", first, "waiting")
+    house.clock.now += rollouts.LOOK
+    house.until(lambda: house.steward._rollouts._looked.get(later, (None, 0.0))[1] == house.clock.now)
+    assert states(house, later) == {"pi": "queued"}
+    say(house, "pi", first, "succeeded", 2)
+    assert '"version":"b"' in told(house, "pi", 2).manifest
+
+
 def test_an_abort_recalls_who_was_told_and_lets_the_others_finish(house):
     enrol(house, "pi", "tre")
     rollout = start(house, release(house), rules=Rules(waves=[1]))

@@ -119,26 +119,34 @@ class Trials:
             trial = self._trial()
             if trial is None:
                 return False
-            if trial.get("ending"):
-                self._go_back(trial, trial["ending"])
-            elif self.current != trial["release"]:
-                self._board.point(trial["release"])
-                self._restart()
-                return True
-            elif confirmed(trial):
-                self._proved(trial)
-                self.told(trial["id"], "succeeded", "")
-                self.remove("trial.json")
-                self.prune()
-                return False
-            elif asked_back():
-                self._go_back(trial, ASKED)
-            elif seconds > trial["seconds"]:
-                self._go_back(trial, f"the agent did not prove itself within {trial['seconds']:g} seconds")
-            else:
-                return True
+            other = self._decided(trial, confirmed, asked_back, seconds)
+            goes_on = self.on
+        if other:
             self._restart()
+        return goes_on
+
+    def _decided(
+        self, trial: dict[str, Any], confirmed: Callable[[dict[str, Any]], bool], asked_back: Callable[[], bool],
+        seconds: float,
+    ) -> bool:  # fmt: skip
+        """Take the trial as far as it can be taken now; whether another release is current than before."""
+        if trial.get("ending"):
+            self._go_back(trial, trial["ending"])
+        elif self.current != trial["release"]:
+            self._board.point(trial["release"])
+        elif confirmed(trial):
+            self._proved(trial)
+            self.told(trial["id"], "succeeded", "")
+            self.remove("trial.json")
+            self.prune()
             return False
+        elif asked_back():
+            self._go_back(trial, ASKED)
+        elif seconds > trial["seconds"]:
+            self._go_back(trial, f"the agent did not prove itself within {trial['seconds']:g} seconds")
+        else:
+            return False
+        return True
 
     def started(self) -> None:
         """The agent is about to be started: after too many times with the one before."""
@@ -159,9 +167,10 @@ class Trials:
         """A release that is on trial goes back, for ``reason``; nothing happens if none is."""
         with self._locked():
             trial = self._trial()
-            if trial is not None:
-                self._go_back(trial, reason)
-                self._restart()
+            if trial is None:
+                return
+            self._go_back(trial, reason)
+        self._restart()
 
     def _go_back(self, trial: dict[str, Any], reason: str) -> None:
         trial["ending"] = reason
