@@ -103,7 +103,7 @@ class Agent:
         )
         self._workshop = Workshop(
             *(self._blobs, self._duty.gate, self._spool.checkpoints, self._duty.backend),
-            *(settings.threads, settings.pace / settings.conditions.cpu_share, settings.checkpoint_seconds, self._inbox.put),
+            *(settings.threads, settings.stretch, settings.checkpoint_seconds, self._inbox.put),
         )
         where = identity.broker_host, identity.broker_port, identity.broker_tls
         broker = Broker(*where, authority, identity.device, identity.secret)

@@ -77,6 +77,11 @@ class Settings:
     conditions: Conditions = field(factory=Conditions)
     serve: Serve = field(factory=Serve)
 
+    @property
+    def stretch(self) -> float:
+        """What a training step takes in all, as a multiple of its own time."""
+        return self.pace / self.conditions.cpu_share
+
 
 KNOWN = tuple(attribute.name for attribute in fields(Settings) if attribute.name != "home")
 TABLES: dict[str, type] = {"data": Source, "privacy": Privacy, "conditions": Conditions, "serve": Serve}
