@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from . import offer
-from .data import unlabelled
+from .data import sample_file
 from .data.source import Source
 from .serving import Teller
 from .settings import Settings
@@ -21,7 +21,7 @@ def ask(settings: Settings, path: Path) -> dict[str, Any]:
     source = settings.data or Source()
     teller = Teller(in_use, source.classes)
     about = teller.about()
-    results = teller.answers(unlabelled.read(path, in_use.predictor.card.input, source))
+    results = teller.answers(sample_file.read(path, in_use.predictor.card.input, source))
     told = ("version", "model", "run", "model_version", "width", "backend", "answers")
     return {**{name: about[name] for name in told}, "results": results}
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from device_agent.data import unlabelled
+from device_agent.data import sample_file
 from device_agent.data.loading import load
 from device_agent.data.source import Source
 from device_agent.errors import DataError
@@ -18,7 +18,7 @@ FOUR = np.array([1.0, 2.0, 3.0, 4.0], np.float32)
 
 
 def read(path: Path, shape: tuple[int, ...] = (4,), source: Source = SOURCE) -> np.ndarray:
-    found = unlabelled.read(path, shape, source)
+    found = sample_file.read(path, shape, source)
     assert found.dtype == np.float32
     assert found.shape[1:] == shape
     return found
@@ -93,16 +93,16 @@ def test_sound_is_what_it_is_for_training(tmp_path):
 def test_what_is_no_sample_is_refused_in_a_sentence(tmp_path, name, content, expected):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=expected):
-        unlabelled.read(tmp_path / name, (4,), SOURCE)
+        sample_file.read(tmp_path / name, (4,), SOURCE)
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path):
     with pytest.raises(DataError, match=r"gone\.npy cannot be read: No such file"):
-        unlabelled.read(tmp_path / "gone.npy", (4,), SOURCE)
+        sample_file.read(tmp_path / "gone.npy", (4,), SOURCE)
 
 
 def test_a_header_that_claims_more_than_the_file_takes_no_memory(tmp_path):
     with open(tmp_path / "x.npy", "wb") as file:
         np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": (1 << 40, 4)})
     with pytest.raises(DataError, match="claims"):
-        unlabelled.read(tmp_path / "x.npy", (4,), SOURCE)
+        sample_file.read(tmp_path / "x.npy", (4,), SOURCE)
