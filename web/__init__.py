@@ -18,6 +18,7 @@ from web import (
     new_run,
     pages,
     promote,
+    rollouts,
     settings,
     wording,
 )
@@ -36,7 +37,7 @@ def create_blueprint(services: Services) -> Blueprint:
     memory = Memory()
     for page in (pages, chart_views, compare):
         page.install(blueprint, services, memory)
-    for part in (new_run, models, promote, history, enrol, settings, actions):
+    for part in (new_run, models, promote, rollouts, history, enrol, settings, actions):
         part.install(blueprint, services)
     blueprint.register_error_handler(ShoalError, _explain)
     return blueprint

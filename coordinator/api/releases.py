@@ -13,7 +13,7 @@ from coordinator.errors import ShoalError
 from coordinator.fleet import bundles
 from coordinator.fleet import releases as making
 from coordinator.fleet.releases import ReleaseKey
-from coordinator.store import models, queries
+from coordinator.store import queries
 from coordinator.store.queries import ReleaseDetail, ReleaseRow
 from protocol.deployments import ReleaseFile
 
@@ -133,11 +133,7 @@ def import_release(body: SignedRelease) -> ReleaseDetail:
 def withdraw_release(release: str) -> ReleaseDetail:
     """No rollout may begin with it any more."""
     who, now, id = admit("admin"), services().clock(), show_release(release).row.id
-
-    def change(writing: Session) -> None:
-        making.withdraw(writing, writing.get_one(models.Release, id), now, by=who.name)
-
-    services().commands.write(change)
+    services().commands.write(lambda writing: making.withdraw(writing, id, now, by=who.name))
     return show_release(release)
 
 

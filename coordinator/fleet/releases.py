@@ -200,8 +200,11 @@ def _source(session: Session, blobs: Blobs, manifest: Manifest) -> tuple[str | N
     return (card.run, card.version) if known is not None and known.sha256 == card.sha256 else (None, None)
 
 
-def withdraw(session: Session, release: Release, now: float, *, by: str) -> None:
-    """No rollout may begin with it any more; those that go on do."""
+def withdraw(session: Session, id: int, now: float, *, by: str) -> None:
+    """No rollout may begin with it any more; those that go on do. ShoalError not-found or conflict."""
+    release = session.get(Release, id)
+    if release is None:
+        raise ShoalError("not-found", f"There is no release {id}")
     if release.withdrawn_at is not None:
         raise ShoalError("conflict", f"Release {release.kind} {release.version} is withdrawn already")
     release.withdrawn_at = now

@@ -120,10 +120,10 @@ def test_what_cannot_be_released(session, key, given, code, sentence):
 
 def test_a_withdrawn_release_is_withdrawn_once(session, key):
     made = config(session, key)
-    releases.withdraw(session, made, NOW + 5, by="ada")
+    releases.withdraw(session, made.id, NOW + 5, by="ada")
     assert made.withdrawn_at == NOW + 5
     with pytest.raises(ShoalError, match="withdrawn already"):
-        releases.withdraw(session, made, NOW + 6, by="ada")
+        releases.withdraw(session, made.id, NOW + 6, by="ada")
 
 
 class TestElsewhere:

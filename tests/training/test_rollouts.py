@@ -340,6 +340,6 @@ def test_what_was_withdrawn_or_has_run_out_is_not_begun_with(house):
     with pytest.raises(ShoalError, match="has run out"):
         start(house, made)
     house.clock.now -= 5
-    house.steward.write(lambda s: releases.withdraw(s, s.get(models.Release, made), house.clock.now, by="ada"))
+    house.steward.write(lambda s: releases.withdraw(s, made, house.clock.now, by="ada"))
     with pytest.raises(ShoalError, match="is withdrawn"):
         start(house, made)

@@ -8,7 +8,19 @@ from attrs import frozen
 from sqlalchemy import ColumnElement, Integer, Select, cast, func, select
 from sqlalchemy.orm import Session
 
-from coordinator.store.models import Assignment, Device, Event, Input, Metric, StatusChange, Telemetry, Update
+from coordinator.store.models import (
+    Assignment,
+    Device,
+    Event,
+    ExecutionChange,
+    Input,
+    Metric,
+    Release,
+    Rollout,
+    StatusChange,
+    Telemetry,
+    Update,
+)
 from coordinator.store.queries.devices import FLAGS, status_counts
 from coordinator.store.queries.history import EventRow, events
 from coordinator.store.queries.page import Order, slot
@@ -16,6 +28,8 @@ from coordinator.store.queries.runs import RunRow, runs
 
 LATELY: Final = 3600.0
 """Seconds for which a refused update stays on the list, and over which throughput is drawn."""
+DAY: Final = 86_400.0
+"""Seconds for which a rollout that was aborted stays on the list."""
 EXAMPLES: Final = 4
 
 
@@ -33,7 +47,7 @@ class Case:
 class Attention:
     """``count`` devices (or runs) with the same trouble, and the first few of them.
 
-    Kind: refused, offline, late, hot, low-disk, no-data (about devices) or idle-run (about runs).
+    Kind: refused, offline, late, hot, low-disk, no-data (about devices), idle-run (about runs) or rollout.
     """
 
     kind: str
@@ -96,7 +110,7 @@ def throughput(session: Session, now: float, minutes: int = 60) -> tuple[int, ..
 
 def cursor(session: Session, *, telemetry: bool = False) -> str:
     """An opaque word that changes with whatever the pages show, with heartbeats only if wanted."""
-    newest: list[Any] = [Event.seq, Update.id, Input.seq, StatusChange.id]
+    newest: list[Any] = [Event.seq, Update.id, Input.seq, StatusChange.id, ExecutionChange.id]
     if telemetry:
         newest.append(Telemetry.id)
     found = session.execute(select(*(select(func.max(column)).scalar_subquery() for column in newest))).one()
@@ -109,6 +123,7 @@ def _newest_run() -> Any:
 
 def _attention(session: Session, running: tuple[RunRow, ...], now: float) -> tuple[Attention, ...]:
     found = [
+        _stopped_rollouts(session, now - DAY),
         _refused(session, now - LATELY),
         _with_status(session, "offline"),
         _with_status(session, "late"),
@@ -182,3 +197,20 @@ def _idle_runs(running: tuple[RunRow, ...], now: float) -> Attention:
     idle = [run for run in running if not run.active and now - run.created_at > 60]
     cases = tuple(Case(run.id, run.id, run.created_at, "no device has work of this run") for run in idle[:EXAMPLES])
     return Attention("idle-run", len(idle), cases)
+
+
+def _stopped_rollouts(session: Session, since: float) -> Attention:
+    """Rollouts that wait for somebody, or were aborted since then."""
+    lately = (Rollout.state == "aborted") & (Rollout.state_at >= since)
+    wanted = (
+        select(Rollout.id, Release.kind, Release.version, Rollout.state, Rollout.state_at, Rollout.reason)
+        .join(Release, Release.id == Rollout.release_id)
+        .where((Rollout.state == "paused") | lately)
+        .order_by(Rollout.state_at.desc())
+    )
+    rows = session.execute(wanted).all()
+    cases = tuple(
+        Case(str(row.id), f"{row.kind} {row.version}", row.state_at, f"{row.state}: {row.reason}")
+        for row in rows[:EXAMPLES]
+    )
+    return Attention("rollout", len(rows), cases)
