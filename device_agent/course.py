@@ -19,7 +19,7 @@ from protocol.wire import decode
 
 from .download import Blobs, DownloadFailed, Fetching
 from .errors import HomeError
-from .executions import STARTS, Execution, Executions, Held
+from .executions import STARTS, Execution, Executions
 from .releases import Kind, Release, Setback, Trial, Unfit, Verdict, verify
 
 ROOM = 16 << 20  # bytes that stay free beside a release
@@ -129,14 +129,11 @@ class Course:
         return release, kind
 
     def _admit(self, execution: Execution, kind: Kind, release: Release) -> None:
-        manifest, held = release.manifest, self._executions.held.get(kind.name)
+        manifest, floor = release.manifest, self._executions.floors.get(kind.name, 0)
         if time.time() >= manifest.expires_at:
             raise Unfit("the release has expired")
-        if held is not None and manifest.number < held.floor and not execution.back:
-            raise Unfit(
-                f"the release has the number {manifest.number}, and the one this device has forbids those below "
-                f"{held.floor}"
-            )
+        if manifest.number < floor:
+            raise Unfit(f"its number is {manifest.number}, and this device takes none below {floor} any more")
         reason = kind.fit(manifest)
         if reason is not None:
             raise Unfit(reason)
@@ -285,8 +282,7 @@ class Course:
         with self._executions.lock:
             execution.say(state, text)
             if release is not None:
-                manifest = release.manifest
-                self._executions.held[manifest.kind] = Held(manifest.number, manifest.floor, release.sha256)
+                self._executions.hold(release.manifest.kind, release.manifest.floor)
             self._executions.end()
             self._executions.save_if_possible()
         if not execution.retry:  # another attempt goes on with what has come

@@ -1,4 +1,4 @@
-"""What this device was told to deploy, on disk: the one in hand, those that have ended, and what it holds since."""
+"""What this device was told to deploy, on disk: the one in hand, those that have ended, and what they forbid since."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from attrs import asdict, define, field, frozen
+from attrs import asdict, define, field
 
 from protocol.deployments import ENDED, Deployment
 
@@ -63,15 +63,6 @@ class Execution:
         self.number += 1
 
 
-@frozen
-class Held:
-    """A release that was deployed here: its ``floor`` binds those after it."""
-
-    number: int
-    floor: int
-    manifest: str
-
-
 class Executions:
     """The file, and what it says; ``lock`` is for whoever changes it.
 
@@ -83,7 +74,7 @@ class Executions:
         self.lock = threading.RLock()
         self.current: Execution | None = None
         self.past: list[Execution] = []  # oldest first
-        self.held: dict[str, Held] = {}  # by kind
+        self.floors: dict[str, int] = {}  # by kind: the least number that is taken
         self._load()
 
     def find(self, id: str) -> Execution | None:
@@ -100,12 +91,16 @@ class Executions:
         self.past = [*self.past, self.current][-REMEMBERED:]
         self.current = None
 
+    def hold(self, kind: str, floor: int) -> None:
+        """A release with this floor was deployed here: it binds all that come after it."""
+        self.floors[kind] = max(floor, self.floors.get(kind, 0))
+
     def save(self) -> None:
         """It is on disk when this returns; HomeError if it cannot be."""
         saved = {
             "current": asdict(self.current) if self.current else None,
             "past": [asdict(one) for one in self.past],
-            "held": {kind: asdict(one) for kind, one in self.held.items()},
+            "floors": self.floors,
         }
         write_durably(self._path, json.dumps(saved).encode())
 
@@ -120,13 +115,13 @@ class Executions:
             saved: dict[str, Any] = json.loads(self._path.read_text())
             current = Execution(**saved["current"]) if saved["current"] else None
             past = [Execution(**one) for one in saved["past"]]
-            held = {kind: Held(**one) for kind, one in saved["held"].items()}
+            floors = {str(kind): int(floor) for kind, floor in saved["floors"].items()}
         except FileNotFoundError:
             return
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             log.warning("deployments-forgotten cause=%s", error)
             return
-        self.current, self.past, self.held = current, past, held
+        self.current, self.past, self.floors = current, past, floors
         for one in (*past, *([current] if current else [])):
             one.told = False
 

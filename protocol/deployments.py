@@ -48,7 +48,7 @@ def _named_once(files: tuple[ReleaseFile, ...]) -> bool:
 @frozen(kw_only=True)
 class Manifest(Message):
     """What a release is. ``number`` grows with every release of its kind: no device takes one below the ``floor`` of
-    the release it has, unless it is told to go back.
+    a release it has had, not even to go back: the order to go back is not signed.
 
     | kind   | ``files``                                                       | ``facts``                            |
     |--------|-----------------------------------------------------------------|--------------------------------------|

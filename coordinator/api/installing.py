@@ -16,6 +16,7 @@ from coordinator.auth import services
 from coordinator.errors import ShoalError
 from coordinator.fleet import board, bundles, tokens
 from coordinator.fleet.bundles import Bundle
+from coordinator.fleet.releases import ReleaseKey
 
 
 @frozen(kw_only=True)
@@ -36,6 +37,13 @@ class BundleRow:
     size: int
 
 
+@frozen(kw_only=True)
+class InstallerKey:
+    """The key that boards check releases with: 32 bytes of an Ed25519 public key in hexadecimal digits."""
+
+    release_key: str
+
+
 def install(app: Flask) -> None:
     """``/install.sh``, which says nothing that not everybody may know."""
     app.add_url_rule("/install.sh", "installer-script", _script)
@@ -45,6 +53,12 @@ def show_installer() -> Installer:
     """What the installer's text must hash to, and which boards it can serve."""
     sha256 = hashlib.sha256(board.script().encode()).hexdigest()
     return Installer(sha256=sha256, targets=tuple(sorted(_newest())))
+
+
+def show_installer_key() -> InstallerKey:
+    """What a board is to trust releases by, for the holder of a claim token."""
+    _admit()
+    return InstallerKey(release_key=ReleaseKey.of(services().settings.home).public)
 
 
 def list_bundles() -> tuple[BundleRow, ...]:
@@ -100,6 +114,7 @@ def _check(reading: Session, text: str, now: float) -> None:
 
 ENDPOINTS = (
     Endpoint(method="GET", path="/installer", call=show_installer, access="viewer", answer=Installer),
+    Endpoint(method="GET", path="/installer/key", call=show_installer_key, access="open", answer=InstallerKey),
     Endpoint(method="GET", path="/bundles", call=list_bundles, access="open", answer=tuple[BundleRow, ...]),
     Endpoint(method="GET", path="/bundles/<sha256>", call=bundle, access="open", answer=File("application/x-xz")),
 )

@@ -107,7 +107,7 @@ def flash(home: Path | None, url: str | None, ca: Path | None, as_json: bool, **
     def card_of(claimed: Claim) -> Card:
         return Card(
             name=given["name"], url=reach, token=claimed.text, data=given["data"], sample=given["sample"], wifi=network,
-            bundles=packed, user=given["user"], ssh_keys=keys,
+            bundles=packed, user=given["user"], ssh_keys=keys, release_key=client.get("release-key")["public"],
         )  # fmt: skip
 
     order = Order(

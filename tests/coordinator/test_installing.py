@@ -8,6 +8,7 @@ import pytest
 
 from coordinator.fleet import bundles, tokens
 from coordinator.fleet.bundles import Target
+from coordinator.fleet.releases import ReleaseKey
 from tests.coordinator.people import START
 
 
@@ -42,6 +43,13 @@ def test_the_holder_of_a_token_gets_bundles_without_using_it_up(app, bundle, hol
     assert client.get("/api/v1/bundles/" + "0" * 64, headers=holder).status_code == 404
     with services.database.read() as session:
         assert [token.uses for token in tokens.listed(session)] == [0]
+
+
+def test_the_holder_of_a_token_learns_what_releases_are_signed_with(app, holder, home) -> None:
+    client = app.test_client()
+    told = client.get("/api/v1/installer/key", headers=holder).json
+    assert told == {"release_key": ReleaseKey.of(home).public}
+    assert client.get("/api/v1/installer/key").status_code == 401
 
 
 def test_nobody_else_gets_any(app, bundle, holder, bearer, clock) -> None:

@@ -128,10 +128,14 @@ def test_the_printed_line_installs_a_board_that_runs(server: Server, bundle: Bun
     data = board.path("/srv/data.npz")
     data.parent.mkdir()
     clouds(data, 50, seed=8)
-    board.install({"url": server.api.url, "name": "hall", "data": "/srv/data.npz"}, {"token": token}, (sha256, fetch))
+    settings = {"url": server.api.url, "name": "hall", "data": "/srv/data.npz"}
+    settings["release_key"] = coordinator.release_key()
+    board.install(settings, {"token": token}, (sha256, fetch))
     joined = enrol(board)
     assert joined.returncode == 0, joined.stderr
     assert server.api.get("devices", "hall")["row"]["name"] == "hall"
+    known = json.loads(board.path("/var/lib/shoal-agent/identity.json").read_text())["release_key"]
+    assert known == settings["release_key"], "root and the agent trust the same key"
 
 
 def test_the_installer_tells_its_token_to_nobody_but_the_coordinator_that_made_it(server: Server) -> None:

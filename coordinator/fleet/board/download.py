@@ -56,6 +56,10 @@ class Coordinator:
         sha256 = str(found["sha256"])
         return sha256, lambda: self._get(f"/api/v1/bundles/{sha256}")
 
+    def release_key(self) -> str:
+        """What releases for this board will be signed with: 32 bytes in hexadecimal digits."""
+        return str(json.loads(self._get("/api/v1/installer/key"))["release_key"])
+
     def _trusted(self, fingerprint: str) -> ssl.SSLContext:
         """The authority's certificate comes from anyone, and counts only if the token vouches for it."""
         anyone = ssl.create_default_context()

@@ -58,6 +58,7 @@ def from_coordinator(board: Board, options: argparse.Namespace) -> None:
     token = (sys.stdin.readline() if piped else options.token_file.read_text()).strip()
     coordinator = Coordinator(options.url, token)
     settings = {"url": options.url, "name": options.name, "data": options.data}
+    settings["release_key"] = coordinator.release_key()
     board.install(settings, {"token": token}, coordinator.bundle())
     board.start()
 

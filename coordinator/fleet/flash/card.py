@@ -30,7 +30,8 @@ _KEY = re.compile(r"(ssh-(ed25519|rsa)|ecdsa-sha2-nistp\d+|sk-[a-z0-9@.-]+) [A-Z
 @frozen(kw_only=True)
 class Card:
     """``name`` is what people call the board, ``data`` where on it the training data is; ``sample`` a file of the desk
-    that becomes this data. ``token`` and the Wi-Fi's key are secret. ``user`` may log in with ``ssh_keys``."""
+    that becomes this data. ``token`` and the Wi-Fi's key are secret. ``user`` may log in with ``ssh_keys``. The board
+    takes releases that are signed with ``release_key`` (32 bytes in hexadecimal digits), none without."""
 
     name: str
     url: str
@@ -41,6 +42,7 @@ class Card:
     wifi: Wifi | None = None
     user: str = "pi"
     ssh_keys: tuple[str, ...] = ()
+    release_key: str | None = None
 
     @property
     def hostname(self) -> str:
@@ -62,6 +64,7 @@ class Card:
             "hostname": self.hostname if method == "systemd" else None,  # cloud-init gives it from meta-data
             "user": self.user,
             "ssh_keys": list(self.ssh_keys),
+            "release_key": self.release_key,
         }
         secrets = {"token": self.token}
         if self.wifi is not None and method == "systemd":

@@ -19,6 +19,7 @@ from coordinator.fleet import board, bundles
 from coordinator.fleet.board import install
 from coordinator.fleet.board.download import target
 from coordinator.fleet.board.system import Board, InstallError
+from coordinator.fleet.board.update_units import UNITS
 from coordinator.fleet.bundles import Target
 
 TOKEN = "shoal1.0123456789ab." + "s" * 43 + ".-"
@@ -64,7 +65,7 @@ def card(tmp_path, bundle) -> Path:
         "data_file": "samples.npz", "made_at": 0, "hostname": "kitchen-pi",
         "user": "ada", "ssh_keys": ["ssh-ed25519 A"],
         "bundles": {bundle.target: {"file": "bundle.tar.xz", "sha256": bundle.sha256}},
-        "wifi": {"ssid": "Home", "hidden": True},
+        "wifi": {"ssid": "Home", "hidden": True}, "release_key": "0f" * 32,
     }  # fmt: skip
     (folder / "shoal.json").write_text(json.dumps(settings))
     (folder / "secrets.json").write_text(json.dumps({"token": TOKEN, "psk": "ab" * 32}))
@@ -99,6 +100,28 @@ def test_a_card_becomes_an_installed_agent_and_loses_its_secrets(system, card) -
     assert TOKEN.encode() not in b"".join(path.read_bytes() for path in card.iterdir())
     names = system.run.names()
     assert names.index("useradd --system") < names.index("systemctl enable") < names.index("systemctl restart")
+
+
+def test_the_board_gets_an_updater_of_roots_own(system, card) -> None:
+    """Its key is what openssl reads; without a key there is no updater, and the agent knows."""
+    install.from_card(system, card, start=False)
+    root = system.root
+    assert (root / "opt/shoal/bin/shoal-update").read_bytes() == board.updater()
+    assert mode(root / "opt/shoal/bin/shoal-update") == 0o755
+    command = ["openssl", "pkey", "-pubin", "-in", str(root / "etc/shoal/release.key.pem"), "-outform", "DER"]
+    der = subprocess.run(command, check=True, capture_output=True).stdout
+    assert der[-32:] == bytes.fromhex("0f" * 32)
+    for unit in UNITS:
+        assert (root / "etc/systemd/system" / unit).exists()
+    assert ("systemctl", "enable", "shoal-update.path", "shoal-update.service") in system.run.started
+
+
+def test_without_a_key_there_is_no_updater(system, card) -> None:
+    settings = json.loads((card / "shoal.json").read_text())
+    (card / "shoal.json").write_text(json.dumps({**settings, "release_key": None}))
+    install.from_card(system, card, start=False)
+    assert not (system.root / "opt/shoal/bin/shoal-update").exists()
+    assert not (system.root / "etc/systemd/system/shoal-agent.service.d/update.conf").exists()
 
 
 def test_name_login_and_wifi_of_a_board_without_cloud_init(system, card) -> None:

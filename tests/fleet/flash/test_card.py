@@ -42,7 +42,7 @@ def bundle(tmp_path_factory):
 def made(bundle) -> Card:
     return Card(
         name="Kitchen Pi", url="https://shoal.local:8750", token=TOKEN, data="/srv/data.npz", bundles=(bundle,),
-        ssh_keys=(KEY,),
+        ssh_keys=(KEY,), release_key="ab" * 32,
     )  # fmt: skip
 
 
@@ -70,8 +70,8 @@ def test_a_bookworm_card_boots_into_the_installer_by_its_command_line(made, tmp_
         "shoal/shoal.json",
     }  # fmt: skip
     settings, secrets = json.loads(found["shoal/shoal.json"]), json.loads(found["shoal/secrets.json"])
-    assert (settings["hostname"], settings["ssh_keys"], settings["wifi"]) == (
-        "kitchen-pi", [KEY], {"ssid": "Home", "hidden": False},
+    assert (settings["hostname"], settings["ssh_keys"], settings["wifi"], settings["release_key"]) == (
+        "kitchen-pi", [KEY], {"ssid": "Home", "hidden": False}, "ab" * 32,
     )  # fmt: skip
     assert secrets == {"token": TOKEN, "psk": wifi("Home", "correct horse", "DE").psk}
     assert TOKEN.encode() not in b"".join(found[name] or b"" for name in found if name != "shoal/secrets.json")
