@@ -40,8 +40,8 @@ class Promote:
         wanted = _read(form)
         if not form.wrong:
             try:
-                promotion.promote(self.services, id, **wanted, by=auth.admit("operator").name)
-                return redirect(url_for("web.versions", id=id), 303)
+                made = promotion.promote(self.services, id, **wanted, by=auth.admit("operator").name)
+                return redirect(url_for("web.release", id=made.release), 303)
             except ShoalError as error:
                 form.refuse(_FIELDS.get(error.code, ""), error.detail)
         return self._page(id, form), 400

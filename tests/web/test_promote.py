@@ -39,9 +39,9 @@ def test_a_version_is_promoted_and_stands_in_the_list_as_what_it_was_released(ol
     assert 'value="0"' in olga.get(f"/runs/{run}/promote?version=0").text
     fields = {"version": "0", "name": "first", "accuracy_drop": "0", "milliseconds": "5", "widths": "0.5, 1"}
     answer = post(olga, f"/runs/{run}/promote", **fields)
-    assert (answer.status_code, answer.location) == (303, f"/runs/{run}/versions")
     with database.read() as session:
         (row,) = session.query(Release)
+        assert (answer.status_code, answer.location) == (303, f"/releases/{row.id}")
         assert (row.version, row.model_version, row.created_by) == ("first", 0, "olga")
         facts = manifest_of(row).facts
     assert {name: facts[name] for name in facts if name.startswith("max-")} == {
@@ -49,8 +49,9 @@ def test_a_version_is_promoted_and_stands_in_the_list_as_what_it_was_released(ol
         "max-milliseconds": 5.0,
     }
     assert [name for name in facts if name.startswith("memory-")] == ["memory-1", "memory-0.5"]
+    assert f"/runs/{run}" in olga.get(answer.location).text
     page = olga.get(f"/runs/{run}/versions").text
-    assert ">first<" in page
+    assert f'<a href="{answer.location}">first</a>' in page
     assert "promote?version=0" not in page
 
 

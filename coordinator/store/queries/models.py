@@ -37,6 +37,14 @@ class ModelRow:
     last_run: float | None
 
 
+@frozen
+class ReleaseName:
+    """A release of a model."""
+
+    id: int
+    version: str
+
+
 @frozen(kw_only=True)
 class VersionRow:
     """A version of a run's model. ``sha256`` is its weights' hash, ``updates`` how many it merged; ``kept`` says
@@ -50,7 +58,7 @@ class VersionRow:
     accuracy: float | None
     loss: float | None
     kept: bool
-    releases: tuple[str, ...] = ()
+    releases: tuple[ReleaseName, ...] = ()
 
 
 def models(session: Session) -> tuple[ModelRow, ...]:
@@ -94,10 +102,10 @@ def versions(session: Session, run: str, order: Order) -> Page[VersionRow]:
         .order_by(*order.by(SORTS, ModelVersion.version))
     )
     kept = {newest, *session.scalars(select(Snapshot.version).where(Snapshot.run_id == run))}
-    released: dict[int | None, list[str]] = {}
-    named = select(Release.model_version, Release.version).where(Release.run_id == run).order_by(Release.number)
-    for number, name in session.execute(named):
-        released.setdefault(number, []).append(name)
+    released: dict[int | None, list[ReleaseName]] = {}
+    named = select(Release.model_version, Release.id, Release.version).where(Release.run_id == run)
+    for number, id, name in session.execute(named.order_by(Release.number)):
+        released.setdefault(number, []).append(ReleaseName(id, name))
     return Page(
         tuple(
             VersionRow(
