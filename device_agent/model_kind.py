@@ -146,7 +146,7 @@ class Model:
     def _measured_before(self, card: ModelCard) -> float | None:
         """Accuracy of the model in use on this device's hold-out, where the two can be compared."""
         try:
-            old = self._in_use.predictor
+            old = self._in_use.model.predictor
             same = (old.card.input, old.card.outputs) == (card.input, card.outputs)
             return accuracy(old, self._held_out(card)) if same else None
         except ModelError:
@@ -174,7 +174,8 @@ class Model:
         if placed is None or placed.manifest != release.sha256:
             return Verdict(False, "the model in use is not that of the release")
         try:
-            predictor, tally = self._in_use.predictor, self._in_use.tally
+            model = self._in_use.model
+            predictor, tally = model.predictor, model.tally
             held_out = self._held_out(predictor.card)
             samples = _samples(held_out, predictor.card)
             self._times.append(predictor(samples[len(self._times) % len(samples)]).milliseconds)
@@ -184,20 +185,20 @@ class Model:
             return Verdict(False, f"{tally.failed} of {tally.failed + tally.answered} questions had no answer")
         if trial.left > 0:
             return None
-        return self._proved(placed, release.manifest, predictor, held_out)
+        facts = {**placed.facts, "answered": float(tally.answered)}
+        return self._proved(facts, release.manifest, accuracy(predictor, held_out))
 
-    def _proved(self, placed: Placed, manifest: Manifest, predictor: Predictor, held_out: Dataset | None) -> Verdict:
+    def _proved(self, facts: dict[str, float], manifest: Manifest, now: float | None) -> Verdict:
         """The trial is over: as fast as it has to be, also beside training, and still as good?"""
         milliseconds = float(np.median(self._times))
         most = manifest.facts.get(model_card.MAX_MILLISECONDS)
-        facts = {**placed.facts, "milliseconds": milliseconds, "answered": float(self._in_use.tally.answered)}
+        facts["milliseconds"] = milliseconds
         if most is not None and milliseconds > most:
             return Verdict(False, f"it took {milliseconds:.3g} ms to answer, it may take {most:g}", facts)
-        now = accuracy(predictor, held_out)
         if now is not None:
             facts["accuracy"] = now
         try:
-            _check_accuracy(now, placed.facts.get("accuracy-before"), manifest)
+            _check_accuracy(now, facts.get("accuracy-before"), manifest)
         except Setback as error:
             return Verdict(False, str(error), facts)
         return Verdict(True, facts=facts)

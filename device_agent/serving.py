@@ -59,15 +59,15 @@ class Teller:
 
     def about(self) -> dict[str, Any]:
         """The model in use and how it does; NoModel or ModelError."""
-        predictor, tally = self.in_use.predictor, self.in_use.tally
-        card = predictor.card
+        model = self.in_use.model
+        predictor, tally, card = model.predictor, model.tally, model.predictor.card
         return {
             "version": predictor.manifest.version,
             "model": card.model,
             "input": list(card.input),
             "outputs": card.outputs,
             "answers": card.answers,
-            "labels": list(self.labels) if self._named(card.outputs) and self.labels else None,
+            "labels": self._names(card.outputs),
             "width": predictor.width,
             "run": card.run,
             "model_version": card.version,
@@ -77,19 +77,22 @@ class Teller:
             "milliseconds": tally.milliseconds,
         }
 
-    def told(self, found: Prediction) -> dict[str, Any]:
+    def answers(self, x: NDArray[Any]) -> dict[str, Any]:
+        """To one sample or several, all by one model; DataError if they are not samples of its."""
+        model = self.in_use.model
+        rows = unlabelled.shaped(x, model.predictor.card.input)
+        found = [self._told(model(row)) for row in rows]
+        return {"version": model.predictor.manifest.version, "answers": found}
+
+    def _told(self, found: Prediction) -> dict[str, Any]:
         """A prediction as JSON tells it."""
         scores = [float(f"{score:.6g}") for score in found.scores]
         told: dict[str, Any] = {"scores": scores, "milliseconds": round(found.milliseconds, 3)}
-        if found.label is not None:
-            named = self.labels[found.label] if self.labels and self._named(len(scores)) else None
-            told = {"class": found.label, "label": named, **told}
-        return told
+        if found.label is None:
+            return told
+        names = self._names(len(scores))
+        return {"class": found.label, "label": names[found.label] if names else None, **told}
 
-    def answers(self, x: NDArray[Any]) -> list[dict[str, Any]]:
-        """To one sample or several; DataError if they are not the model's."""
-        rows = unlabelled.shaped(x, self.in_use.predictor.card.input)
-        return [self.told(self.in_use.answer(row)) for row in rows]
-
-    def _named(self, classes: int) -> bool:
-        return self.labels is not None and len(self.labels) == classes
+    def _names(self, classes: int) -> list[str] | None:
+        """The labels, if they are those of a model with so many classes."""
+        return list(self.labels) if self.labels is not None and len(self.labels) == classes else None

@@ -162,6 +162,24 @@ class Tally:
         return float(np.median(times)) if times else None
 
 
+@frozen
+class Answering:
+    """A loaded model, and how it does."""
+
+    predictor: Predictor
+    tally: Tally = field(factory=Tally)
+
+    def __call__(self, x: Array) -> Prediction:
+        """The answer to a sample of the model's shape; ModelError if it cannot give one."""
+        try:
+            found = self.predictor(x)
+        except ModelError:
+            self.tally.failed += 1
+            raise
+        self.tally.add(found.milliseconds)
+        return found
+
+
 class InUse:
     """The model in use, for any thread. When another one is, it is loaded with the next question; who is being
     answered by the one before is answered."""
@@ -172,45 +190,31 @@ class InUse:
         self.threads = threads
         self._lock = threading.Lock()
         self._mark: tuple[int, int] | None = None
-        self._loaded: tuple[Predictor, Tally] | None = None
+        self._placed: Placed | None = None
+        self._loaded: Answering | None = None
         self._trouble: ModelError | None = None
 
     @property
-    def predictor(self) -> Predictor:
-        return self._now()[0]
-
-    @property
-    def tally(self) -> Tally:
-        return self._now()[1]
-
-    def answer(self, x: Array) -> Prediction:
-        """The answer to a sample of the model's shape; NoModel, or ModelError if it cannot give one."""
-        predictor, tally = self._now()
-        try:
-            found = predictor(x)
-        except ModelError:
-            tally.failed += 1
-            raise
-        tally.add(found.milliseconds)
-        return found
-
-    def _now(self) -> tuple[Predictor, Tally]:
+    def model(self) -> Answering:
+        """The one in use now; NoModel, or ModelError if it cannot be loaded."""
         with self._lock:
             while (mark := self.shelf.mark) != self._mark:  # it may have changed while it was loaded
-                self._mark, self._loaded, self._trouble = mark, None, None
-                self._load()
+                self._mark = mark
+                self._follow(self.shelf.pointer.now)
             if self._trouble is not None:
                 raise ModelError(str(self._trouble))
             if self._loaded is None:
                 raise NoModel("no model is deployed on this device")
             return self._loaded
 
-    def _load(self) -> None:
-        now = self.shelf.pointer.now
+    def _follow(self, now: Placed | None) -> None:
+        if now == self._placed and self._loaded is not None:
+            return  # it was on trial, and is no more
+        self._placed, self._loaded, self._trouble = now, None, None
         if now is None:
             return
         try:
-            self._loaded = self.shelf.load(now, self.backend, self.threads), Tally()
+            self._loaded = Answering(self.shelf.load(now, self.backend, self.threads))
         except ModelError as error:
             log.warning("model-unusable version=%s cause=%r", now.version, str(error))
             self._trouble = error

@@ -196,5 +196,5 @@ def test_a_port_that_is_taken_stops_nobody(tmp_path, ask, caplog):
 def test_labels_of_another_model_name_nothing(tmp_path):
     deployed(tmp_path, release(tmp_path / "fetched"))
     teller = Teller(InUse(Shelf(tmp_path), "litert"), ("yes", "no"))
-    assert teller.answers(np.array(X, np.float32))[0]["label"] is None
+    assert teller.answers(np.array(X, np.float32))["answers"][0]["label"] is None
     assert teller.about()["labels"] is None

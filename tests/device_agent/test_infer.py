@@ -32,8 +32,8 @@ def test_every_sample_has_a_line(tmp_path, capsys):
     first, *lines = capsys.readouterr().out.splitlines()
     assert first.startswith("1.0 at width 0.5 on ")
     assert [line.split("(")[0].strip() for line in lines] == [
-        "walking 48.1%, then 2: 29.2%, 0: 22.7%",
-        "still 57.6%, then 1: 21.2%, 2: 21.2%",
+        "walking 48.1%, running 29.2%, still 22.7%",
+        "still 57.6%, walking 21.2%, running 21.2%",
     ]
 
 
@@ -42,7 +42,7 @@ def test_the_answer_in_json_is_complete(tmp_path, capsys):
     assert infer(tmp_path, "--json") == 0
     answer = json.loads(capsys.readouterr().out)
     assert (answer["version"], answer["run"], answer["model_version"]) == ("1.0", "toy-1", 3)
-    assert [(result["class"], result["label"]) for result in answer["results"]] == [(1, None), (0, None)]
+    assert [(result["class"], result["label"]) for result in answer["answers"]] == [(1, None), (0, None)]
 
 
 def test_values_are_told_as_they_are(tmp_path, capsys):

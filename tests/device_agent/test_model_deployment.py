@@ -67,7 +67,7 @@ def deployed(home: Path, order: str, content: dict[str, bytes], **more: Any) -> 
 
 
 def answer(home: Path) -> int | None:
-    return InUse(Shelf(home), "litert").answer(X).label
+    return InUse(Shelf(home), "litert").model(X).label
 
 
 def test_a_model_goes_through_all_states_and_answers(tmp_path: Path) -> None:

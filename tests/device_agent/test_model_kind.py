@@ -65,7 +65,7 @@ def succeed(kind: Model, made: Release) -> dict[str, float]:
 
 def label(tmp_path: Path) -> int | None:
     """What the model in use makes of a sample that is of class 1."""
-    return InUse(Shelf(tmp_path), "litert").answer(X).label
+    return InUse(Shelf(tmp_path), "litert").model(X).label
 
 
 def test_the_first_model_is_proved_and_kept(make, fetched, tmp_path):
@@ -187,9 +187,9 @@ def test_answers_that_fail_during_the_trial_bring_the_model_before_back(make, fe
     made = fetched(2, files(fragile))
     trying(kind, made)
     small = np.array([0.25, 1.0, 0.5, 0.0], np.float32)
-    assert kind._in_use.answer(small).label == 1
+    assert kind._in_use.model(small).label == 1
     with pytest.raises(ModelError):
-        kind._in_use.answer(X)
+        kind._in_use.model(X)
     verdict = kind.judge(made, ONGOING)
     assert verdict is not None
     assert (verdict.good, verdict.text) == (False, "1 of 2 questions had no answer")

@@ -19,7 +19,7 @@ def test_without_a_model_there_is_no_answer(tmp_path):
     shelf = Shelf(tmp_path)
     assert shelf.pointer == Pointer()
     with pytest.raises(NoModel, match="no model is deployed"):
-        InUse(shelf, "litert").answer(X)
+        InUse(shelf, "litert").model(X)
 
 
 def test_what_was_pointed_at_is_read_back(tmp_path):
@@ -47,11 +47,24 @@ def test_models_that_nothing_points_at_are_removed(tmp_path):
 def test_the_next_question_goes_to_the_model_that_is_pointed_at(tmp_path):
     shelf = deployed(tmp_path, release(tmp_path / "fetched"))
     in_use = InUse(shelf, "litert")
-    assert in_use.answer(X).label == 1
-    assert in_use.tally.answered == 1
+    assert in_use.model(X).label == 1
+    assert in_use.model.tally.answered == 1
     deployed(tmp_path, release(tmp_path / "fetched", 2, files(wrong())))
-    assert in_use.answer(X).label == 2
-    assert (in_use.tally.answered, in_use.tally.failed) == (1, 0)
+    assert in_use.model(X).label == 2
+    assert (in_use.model.tally.answered, in_use.model.tally.failed) == (1, 0)
+
+
+def test_a_model_whose_trial_is_over_goes_on_as_it_is(tmp_path):
+    shelf = deployed(tmp_path, release(tmp_path / "fetched"))
+    now = shelf.pointer.now
+    shelf.point(Pointer(now=now, trial=True))
+    in_use = InUse(shelf, "litert")
+    model = in_use.model
+    shelf.point(Pointer(now=now))
+    assert in_use.model is model
+    shelf.point(Pointer())
+    with pytest.raises(NoModel):
+        in_use.model(X)
 
 
 def test_answers_that_fail_are_counted(tmp_path):
@@ -59,8 +72,8 @@ def test_answers_that_fail_are_counted(tmp_path):
     broken["dense2.bias"][0] = np.inf
     in_use = InUse(deployed(tmp_path, release(tmp_path / "fetched", content=files(broken))), "litert")
     with pytest.raises(ModelError):
-        in_use.answer(X)
-    assert (in_use.tally.answered, in_use.tally.failed) == (0, 1)
+        in_use.model(X)
+    assert (in_use.model.tally.answered, in_use.model.tally.failed) == (0, 1)
 
 
 def test_a_model_that_cannot_be_loaded_is_no_model(tmp_path):
@@ -74,7 +87,7 @@ def test_a_model_that_cannot_be_loaded_is_no_model(tmp_path):
     in_use = InUse(shelf, "litert")
     for _ in range(2):
         with pytest.raises(ModelError, match="damaged"):
-            in_use.answer(X)
+            in_use.model(X)
 
 
 def test_a_full_disk_leaves_no_half_of_a_model(tmp_path, monkeypatch):
@@ -96,9 +109,9 @@ def test_many_threads_ask_while_the_model_changes(tmp_path: Path):
 
     def ask() -> None:
         for _ in range(20):
-            labels.append(in_use.answer(X).label)
+            labels.append(in_use.model(X).label)
         switched.wait(30)
-        labels.append(in_use.answer(X).label)
+        labels.append(in_use.model(X).label)
 
     threads = [threading.Thread(target=ask) for _ in range(4)]
     for thread in threads:
@@ -109,4 +122,4 @@ def test_many_threads_ask_while_the_model_changes(tmp_path: Path):
         thread.join()
     assert len(labels) == 4 * 21
     assert set(labels) <= {1, 2}
-    assert in_use.answer(X).label == 2
+    assert in_use.model(X).label == 2

@@ -59,7 +59,7 @@ def test_a_trained_model_answers_on_the_boards_that_trained_it_and_a_worse_one_d
     for agent in agents:
         answer = infer(agent.home, server.home / "test.npz")
         assert (answer["version"], answer["model_version"]) == ("good", good["model_version"])
-        classes = [result["class"] for result in answer["results"]]
+        classes = [result["class"] for result in answer["answers"]]
         assert reached[answer["width"]] == max(reached.values())
         # In batches of one sums are rounded in another way, which may turn a draw.
         assert np.mean(np.array(classes) == test["y"]) == pytest.approx(max(reached.values()), abs=0.005)
