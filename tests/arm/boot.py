@@ -1,8 +1,9 @@
 """``python -m tests.arm.boot``: from a blank card to an update that counts, in a QEMU; `make test-arm-boot` runs it.
 
-Arguments are machines (arm64, amd64) and methods (cloudinit, systemd), by default arm64 with both. Systems and bundles
-are kept below SHOAL_ARM_CACHE (default ~/.cache/shoal-arm). Exit codes: 0 all right, 1 something off, 2 not
-possible here.
+The board then gets a good release of the agent, a bad one, and one during which the power fails again and again; last
+it is revoked. Arguments are machines (arm64, amd64) and methods (cloudinit, systemd), by default arm64 with both.
+Systems and bundles are kept below SHOAL_ARM_CACHE (default ~/.cache/shoal-arm). Exit codes: 0 all right, 1 something
+off, 2 not possible here.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from attrs import define
 
@@ -24,6 +26,7 @@ from tests.integration.fleet import RECIPE, SHOAL, Server, clouds, single_thread
 
 from .board import MACHINES, Board, Machine, check_host
 from .debian import NotPossible
+from .updates import CUTS, Releases, own_bundles, power_cuts
 
 SECONDS = 900.0
 HOST = "10.0.2.2"
@@ -83,7 +86,7 @@ def one(machine: Machine, system: Path, method: str, folder: Path, packed: Path)
     """One card, from blank to trained; prints when what was reached, in seconds of the wall."""
     desk = Desk(folder / "home", ("--tls", "on", "--name", HOST))
     desk.home.mkdir()
-    (desk.home / "bundles").symlink_to(packed)
+    own = own_bundles(desk.home, packed, machine.target)
     log = folder / "serial.log"
     board = Board(machine, system, folder / "card.img", log)
     times: dict[str, float] = {}
@@ -115,6 +118,7 @@ def one(machine: Machine, system: Path, method: str, folder: Path, packed: Path)
         board.on()
         wait(lambda: desk.version(run) > before, "the board works again after a power cut", board, started)
         times["again"] = time.monotonic() - started
+        update(desk, board, own, times)
     except Failed as error:
         tail = "\n".join(log.read_text(errors="replace").splitlines()[-25:]) if log.exists() else "(no console)"
         say(f"{machine.arch} {method}: not so: {error}\n{tail}")
@@ -127,6 +131,37 @@ def one(machine: Machine, system: Path, method: str, folder: Path, packed: Path)
     row = "  ".join(f"{name} {seconds:.1f} s" for name, seconds in times.items())
     print(f"{machine.arch:6} {method:10} {row}", flush=True)
     return True
+
+
+def update(desk: Desk, board: Board, folder: Path, times: dict[str, float]) -> None:
+    """Releases of the agent come to the board, which is never lost."""
+    started = time.monotonic()
+
+    def patiently(condition: Callable[[], bool], what: str) -> None:
+        wait(condition, what, board, time.monotonic())
+
+    def device() -> dict[str, Any]:
+        return dict(desk.api.get("devices", "kitchen")["row"])
+
+    def heard() -> None:
+        since = time.time()
+        patiently(lambda: (device()["last_seen"] or 0) > since, "the board is heard after a power cut")
+
+    releases = Releases(desk.api, folder, device()["id"], patiently)
+    for make, end in ((releases.good, "succeeded"), (releases.bad, "rolled-back")):
+        state, text = releases.ended(make())
+        require(state == end, f"the release is {state} ({text}), expected {end}")
+        times[end] = time.monotonic() - started
+        started = time.monotonic()
+    state, text = power_cuts(board, releases, heard, seed=len(times))
+    say(f"after {CUTS} power cuts the update is {state}: {text}")
+    times["cuts"] = time.monotonic() - started
+    state, text = releases.ended(releases.good())
+    require(state == "succeeded", f"after the power cuts a good release is {state} ({text})")
+    desk.api.post("devices", device()["id"], "revoke")
+    since = time.time() + 5
+    time.sleep(30)
+    require((device()["last_seen"] or 0) < since, "a revoked board is heard no more")
 
 
 def wait(condition: Callable[[], bool], what: str, board: Board, started: float) -> None:
