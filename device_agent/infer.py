@@ -33,9 +33,7 @@ def sentences(answer: dict[str, Any]) -> list[str]:
 
 
 def _line(one: dict[str, Any], labels: list[str] | None) -> str:
-    scores, taken = one["scores"], f"({one['milliseconds']:.2f} ms)"
-    if "class" not in one:
-        return f"{' '.join(f'{score:.4g}' for score in scores)} {taken}"
-    likeliest = sorted(range(len(scores)), key=lambda place: -scores[place])[:SHOWN]
-    told = [f"{labels[place] if labels else f'class {place}'} {scores[place]:.1%}" for place in likeliest]
-    return f"{', '.join(told)} {taken}"
+    chances = one["probabilities"]
+    likeliest = sorted(range(len(chances)), key=lambda place: -chances[place])[:SHOWN]
+    told = [f"{labels[place] if labels else f'class {place}'} {chances[place]:.1%}" for place in likeliest]
+    return f"{', '.join(told)} ({one['milliseconds']:.2f} ms)"

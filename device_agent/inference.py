@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import threading
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from attrs import field, frozen
-from numpy.typing import NDArray
 
 from protocol import model_card, tensors
 from protocol.deployments import Manifest
@@ -28,11 +25,10 @@ MANIFEST = "manifest.json"
 
 @frozen
 class Prediction:
-    """The answer to one sample. ``scores``: probabilities of the classes, chances of the outputs, or plain values;
-    ``label``: the number of the likeliest class, None where the model knows no classes."""
+    """The answer to one sample: the number of the likeliest class, and the probability of each."""
 
-    label: int | None
-    scores: tuple[float, ...] = field(repr=False)
+    label: int
+    probabilities: tuple[float, ...] = field(repr=False)
     milliseconds: float
 
 
@@ -76,19 +72,19 @@ class Predictor:
         if self._inference.batch != 1 or shape != self.card.input:
             raise ValueError(f"it takes samples of shape {shape}, its card says {self.card.input}")
         count = self._inference(np.zeros((1, *shape), np.float32))[0].shape[1]
-        if count != self.card.outputs:
-            raise ValueError(f"it puts out {count} numbers, its card says {self.card.outputs}")
+        if count != self.card.classes:
+            raise ValueError(f"it knows {count} classes, its card says {self.card.classes}")
 
     def __call__(self, x: Array) -> Prediction:
         """The answer to a finite sample ``x`` [*card.input]; ModelError if it is not a finite one."""
         started = time.perf_counter()
         with self._lock:
             logits = self._inference(x[None])[0][0].astype(np.float64)
-        scores = _scores(logits, self.card.answers)
-        if not all(map(math.isfinite, scores)):
+        if not np.isfinite(logits).all():
             raise ModelError(f"{self.manifest.version} answers with numbers that are not finite")
-        label = int(logits.argmax()) if self.card.answers == "classes" else None
-        return Prediction(label, tuple(scores), 1000 * (time.perf_counter() - started))
+        powers = np.exp(logits - logits.max())
+        probabilities: list[float] = (powers / powers.sum()).tolist()
+        return Prediction(int(logits.argmax()), tuple(probabilities), 1000 * (time.perf_counter() - started))
 
 
 def _content(path: Path) -> bytes:
@@ -96,14 +92,3 @@ def _content(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror}") from error
-
-
-def _scores(logits: NDArray[Any], answers: str) -> list[float]:
-    with np.errstate(all="ignore"):  # whether they are finite is looked at
-        if answers == "classes":
-            powers = np.exp(logits - logits.max())
-            found = powers / powers.sum()
-        else:
-            found = 1 / (1 + np.exp(-logits)) if answers == "chances" else logits
-    values: list[float] = found.tolist()
-    return values

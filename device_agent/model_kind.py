@@ -147,14 +147,14 @@ class Model:
         """Accuracy of the model in use on this device's hold-out, where the two can be compared."""
         try:
             old = self._in_use.model.predictor
-            same = (old.card.input, old.card.outputs) == (card.input, card.outputs)
+            same = (old.card.input, old.card.classes) == (card.input, card.classes)
             return accuracy(old, self._held_out(card)) if same else None
         except ModelError:
             return None  # there is none, or it is broken and no measure for another
 
     def _held_out(self, card: ModelCard) -> Dataset | None:
         data = self._data()
-        if data is None or not len(data.held_out) or card.answers != "classes":
+        if data is None or not len(data.held_out):
             return None
         return data.held_out if data.held_out.input == card.input else None
 

@@ -65,9 +65,8 @@ class Teller:
             "version": predictor.manifest.version,
             "model": card.model,
             "input": list(card.input),
-            "outputs": card.outputs,
-            "answers": card.answers,
-            "labels": self._names(card.outputs),
+            "classes": card.classes,
+            "labels": self._names(card.classes),
             "width": predictor.width,
             "run": card.run,
             "model_version": card.version,
@@ -86,12 +85,13 @@ class Teller:
 
     def _told(self, found: Prediction) -> dict[str, Any]:
         """A prediction as JSON tells it."""
-        scores = [float(f"{score:.6g}") for score in found.scores]
-        told: dict[str, Any] = {"scores": scores, "milliseconds": round(found.milliseconds, 3)}
-        if found.label is None:
-            return told
-        names = self._names(len(scores))
-        return {"class": found.label, "label": names[found.label] if names else None, **told}
+        names = self._names(len(found.probabilities))
+        return {
+            "class": found.label,
+            "label": names[found.label] if names else None,
+            "probabilities": [float(f"{one:.6g}") for one in found.probabilities],
+            "milliseconds": round(found.milliseconds, 3),
+        }
 
     def _names(self, classes: int) -> list[str] | None:
         """The labels, if they are those of a model with so many classes."""

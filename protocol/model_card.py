@@ -16,7 +16,6 @@ from .fields import between, check
 from .messages import Message
 
 CARD = "model.json"
-ANSWERS = ("classes", "chances", "values")
 
 ACCURACY, MEMORY = "accuracy", "memory"
 """Facts of each width: share of the test set that it gets right; bytes, as :attr:`ModelSize.memory`."""
@@ -72,16 +71,13 @@ def _sized(sizes: tuple[ModelSize, ...]) -> bool:
 
 @frozen(kw_only=True)
 class ModelCard(Message):
-    """``input``: shape of a sample. ``outputs`` numbers come out, and ``answers`` says what they are: logits of
-    ``classes`` of which one is right, of ``chances`` that are independent of each other, or plain ``values``.
-
-    It is version ``version`` of the run ``run``, whose weights have the hash ``sha256``.
+    """``input``: shape of a sample, of one of so many ``classes``. It is version ``version`` of the run ``run``, whose
+    weights have the hash ``sha256``.
     """
 
     model: str = field(validator=check(lambda value: fields.storable(value, 80), "at most 80 characters"))
     input: tuple[int, ...] = field(validator=fields.sizes)
-    outputs: int = field(validator=between(1, 1_000_000))
-    answers: str = field(validator=check(lambda value: value in ANSWERS, f"one of {', '.join(ANSWERS)}"))
+    classes: int = field(validator=between(1, 1_000_000))
     run: str = field(validator=fields.name)
     version: int = field(validator=fields.count)
     sha256: str = field(validator=fields.sha256)

@@ -29,7 +29,6 @@ from protocol.wire import encode
 
 NEWEST: Final = "newest"
 BEST: Final = "best"
-_CHANCES: Final = frozenset({"sigmoid_cross_entropy"})
 
 
 @frozen
@@ -116,8 +115,7 @@ def files(
     card = ModelCard(
         model=spec.name[:80],
         input=spec.input,
-        outputs=spec.classes,
-        answers=_answers(spec),
+        classes=spec.classes,
         run=run,
         version=number,
         sha256=session.get_one(ModelVersion, (run, number)).sha256,
@@ -136,12 +134,6 @@ def _trained(session: Session, run: str) -> set[float]:
     return set(session.scalars(select(Update.width).where(*applied).distinct()))
 
 
-def _answers(spec: ModelSpec) -> str:
-    if spec.labelled:
-        return "classes"
-    return "chances" if any(objective.kind in _CHANCES for objective in spec.loss) else "values"
-
-
 class _Family:
     """The widths of one version; ``files`` grow as sizes are asked for."""
 
@@ -156,7 +148,6 @@ class _Family:
                 f"{spec.name} normalises by statistics of its data, and the run has no test set to take them from",
             )
         self._evaluation = Evaluation(spec, dataset) if dataset is not None else None
-        self._measures = self._evaluation is not None and spec.labelled
 
     def all_sizes(self, trained: set[float]) -> list[ModelSize]:
         """Every width of the family that is a model of its own; where nothing measures them, the full one and those
@@ -164,7 +155,7 @@ class _Family:
         found: list[ModelSize] = []
         shapes: list[dict[str, tuple[int, ...]]] = []
         for width in WIDTHS:
-            if width < 1 and width not in trained and not self._measures:
+            if width < 1 and width not in trained and self._evaluation is None:
                 continue
             region = Region(self._layout, nested(self._layout, width))
             if region.shapes in shapes:
@@ -196,7 +187,7 @@ class _Family:
         program = compile_model(self._spec, part, 1, "infer", target="numpy").program
         cut = Region(self._layout, part).cut(self._weights)
         statistics = self._evaluation.statistics(cut) if self._evaluation else {}
-        accuracy = self._evaluation.measure(cut, statistics)[0] if self._evaluation and self._measures else None
+        accuracy = self._evaluation.measure(cut, statistics)[0] if self._evaluation else None
         content = tensors.encode({**cut, **statistics})
         self.files |= {
             model_card.artifact(width, "litert"): model.content,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import io
 import json
+import math
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -69,8 +70,8 @@ def test_a_sample_has_a_class_with_its_name_and_probabilities(ask, tmp_path):
     status, answer = ask.infer(X)
     assert (status, answer["version"]) == (200, "1.0")
     (found,) = answer["answers"]
-    assert (found["class"], found["label"], len(found["scores"])) == (1, "walking", 3)
-    assert sum(found["scores"]) == pytest.approx(1, abs=1e-5)
+    assert (found["class"], found["label"], len(found["probabilities"])) == (1, "walking", 3)
+    assert sum(found["probabilities"]) == pytest.approx(1, abs=1e-5)
 
 
 def test_several_samples_have_as_many_answers(ask, tmp_path):
@@ -82,9 +83,11 @@ def test_several_samples_have_as_many_answers(ask, tmp_path):
 
 
 def test_bytes_are_scaled_as_for_training(ask, tmp_path):
-    deployed(tmp_path, release(tmp_path / "fetched", content=files(answers="values")))
+    deployed(tmp_path, release(tmp_path / "fetched"))
     _, answer = ask("POST", "/infer", npy(np.array([[51, 255, 0, 0]], np.uint8)), NPY)
-    assert answer["answers"][0]["scores"] == pytest.approx([0.2, 1.0, 0.0])
+    powers = [math.exp(value) for value in (0.2, 1.0, 0.0)]
+    expected = [power / sum(powers) for power in powers]
+    assert answer["answers"][0]["probabilities"] == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_model_says_what_it_is_and_how_it_does(ask, tmp_path):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from device_agent import cli, status
-from tests.device_agent.toy_model import deployed, files, release
+from tests.device_agent.toy_model import deployed, release
 
 
 @pytest.fixture(autouse=True)
@@ -43,12 +43,6 @@ def test_the_answer_in_json_is_complete(tmp_path, capsys):
     answer = json.loads(capsys.readouterr().out)
     assert (answer["version"], answer["run"], answer["model_version"]) == ("1.0", "toy-1", 3)
     assert [(result["class"], result["label"]) for result in answer["answers"]] == [(1, None), (0, None)]
-
-
-def test_values_are_told_as_they_are(tmp_path, capsys):
-    deployed(tmp_path, release(tmp_path / "fetched", content=files(answers="values")))
-    assert infer(tmp_path) == 0
-    assert capsys.readouterr().out.splitlines()[1].startswith("  0.25 1 0.5 (")
 
 
 def test_a_file_that_does_not_fit_is_bad_data(tmp_path, capsys):

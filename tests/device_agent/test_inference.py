@@ -32,18 +32,8 @@ def test_classes_have_probabilities(tmp_path, backend, width):
     found = Predictor(folder(tmp_path), width, backend)(X)
     powers = [math.exp(value) for value in (0.25, 1.0, 0.5)]
     assert found.label == 1
-    assert found.scores == pytest.approx([power / sum(powers) for power in powers], rel=1e-6)
+    assert found.probabilities == pytest.approx([power / sum(powers) for power in powers], rel=1e-6)
     assert found.milliseconds > 0
-
-
-@pytest.mark.parametrize(
-    ("answers", "expected"),
-    [("chances", [1 / (1 + math.exp(-value)) for value in (0.25, 1.0, 0.5)]), ("values", [0.25, 1.0, 0.5])],
-)
-def test_other_answers_are_no_classes(tmp_path, answers, expected):
-    found = Predictor(folder(tmp_path, files(answers=answers)), 1.0, "litert")(X)
-    assert found.label is None
-    assert found.scores == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -78,7 +68,7 @@ def test_a_width_that_is_not_there_is_refused(tmp_path):
 
 @pytest.mark.parametrize(
     ("card", "expected"),
-    [({"input": (5,)}, "samples of shape"), ({"outputs": 7}, "puts out 3 numbers")],
+    [({"input": (5,)}, "samples of shape"), ({"classes": 7}, "knows 3 classes")],
 )
 def test_a_card_of_another_model_is_refused(tmp_path, card, expected):
     with pytest.raises(ModelError, match=expected):

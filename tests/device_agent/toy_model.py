@@ -61,7 +61,7 @@ def files(
         found[model_card.artifact(width, "numpy")] = made.program
         found[model_card.weights(width)] = tensors.encode(cut)
         sizes.append(ModelSize(width=width, flops=1, bytes=4 * made.manifest.parameters, memory=1000))
-    told = {"model": spec.name, "input": spec.input, "outputs": spec.classes, "answers": "classes", **card}
+    told = {"model": spec.name, "input": spec.input, "classes": spec.classes, **card}
     found[model_card.CARD] = encode(ModelCard(run="toy-1", version=3, sha256="0" * 64, sizes=tuple(sizes), **told))
     return found
 

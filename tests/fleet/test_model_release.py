@@ -61,8 +61,8 @@ def test_every_width_is_compiled_and_measured_where_there_is_a_test_set(house):
     made = promoted(house, run)
     card = structure(ModelCard, parse_json(made.files["model.json"]))
     assert card == made.card
-    assert (card.model, card.input, card.outputs, card.answers, card.run, card.version) == (
-        "toy", (4,), 3, "classes", run, 0,
+    assert (card.model, card.input, card.classes, card.run, card.version) == (
+        "toy", (4,), 3, run, 0,
     )  # fmt: skip
     # 8 hidden channels: an eighth and a sixteenth keep the same one.
     assert [size.width for size in card.sizes] == [1, 0.5, 0.25, 0.125]
@@ -166,7 +166,7 @@ def test_the_best_version_is_the_most_accurate_whose_weights_are_kept(house):
 
 def test_a_card_that_says_nonsense_is_refused(house):
     card = json.loads(promoted(house, house.start_run()).files["model.json"])
-    for name, value in (("answers", "anything"), ("sizes", []), ("input", [0]), ("outputs", True)):
+    for name, value in (("sizes", []), ("input", [0]), ("classes", True)):
         with pytest.raises(ValueError, match=name):
             structure(ModelCard, {**card, name: value})
 

@@ -46,7 +46,7 @@ from protocol.messages import (
     Timings,
     Update,
 )
-from protocol.model_card import ANSWERS, ModelCard, ModelSize
+from protocol.model_card import ModelCard, ModelSize
 from protocol.subnetwork import CLASSES, Axis, Layout
 
 SHA = "0123456789abcdef" * 4
@@ -122,7 +122,7 @@ EXAMPLES: dict[type[Message], Message] = {
         Deployed(kind="model", version="har-3.41", manifest=SHA),
         ModelSize(width=0.5, flops=1200, bytes=4000, memory=12_000, accuracy=0.75),
         ModelCard(
-            model="har", input=(128, 9), outputs=6, answers="classes", run="har-3", version=41, sha256=SHA,
+            model="har", input=(128, 9), classes=6, run="har-3", version=41, sha256=SHA,
             sizes=(ModelSize(width=0.5, flops=1200, bytes=4000, memory=12_000),),
         ),
         NextSecret(secret="s" * 43),
@@ -267,7 +267,7 @@ MESSAGES[Lineage] = st.builds(
     Lineage, version=counts, shape_epoch=counts, merges=st.lists(MESSAGES[Merge], max_size=3).map(tuple)
 )  # fmt: skip
 MESSAGES[ModelCard] = st.builds(
-    ModelCard, model=texts, input=sizes, outputs=st.integers(1, 1_000_000), answers=st.sampled_from(ANSWERS), run=names,
+    ModelCard, model=texts, input=sizes, classes=st.integers(1, 1_000_000), run=names,
     version=counts, sha256=sha256s, sizes=MESSAGES[ModelSize].map(lambda size: (size,)),
 )  # fmt: skip
 MESSAGES[Update] = st.builds(
