@@ -79,6 +79,7 @@ class Pages:
                 "assignments": queries.assignments(session, device=id, limit=15),
                 "changes": queries.status_changes(session, id, limit=12),
                 "events": queries.events(session, device=id, limit=12),
+                "deployed": queries.deployed(session, id),
                 "series": queries.telemetry(session, id, now - TELEMETRY_SPAN, now, points=120),
             }
 

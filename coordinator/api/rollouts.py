@@ -16,7 +16,15 @@ from coordinator.fleet import orders
 from coordinator.fleet.orders import Target
 from coordinator.fleet.rules import Rules
 from coordinator.store import queries
-from coordinator.store.queries import ChangeRow, ExecutionRow, Order, Page, RolloutDetail, RolloutRow
+from coordinator.store.queries import (
+    ChangeRow,
+    DeployedRow,
+    ExecutionRow,
+    Order,
+    Page,
+    RolloutDetail,
+    RolloutRow,
+)
 
 _TARGET: Final = ("release", "devices", "group", "tag", "every")
 
@@ -74,6 +82,14 @@ class ExecutionQuery:
     sort: str = "place"
     page: int = 1
     size: int = 100
+
+
+@frozen(kw_only=True)
+class DeviceReleases:
+    """What a device says it ``runs``, by kind, and what it was ``told`` to run, the newest first."""
+
+    runs: tuple[DeployedRow, ...]
+    told: tuple[ExecutionRow, ...]
 
 
 def list_rollouts() -> tuple[RolloutRow, ...]:
@@ -144,6 +160,13 @@ def show_course(execution: str) -> tuple[ChangeRow, ...]:
     """Every state that one device of a rollout was in, in order."""
     with services().database.read() as reading:
         return queries.course(reading, execution)
+
+
+def device_releases(device: str) -> DeviceReleases:
+    """What a device runs, and what it was told to run."""
+    with services().database.read() as reading:
+        queries.device(reading, device)
+        return DeviceReleases(runs=queries.deployed(reading, device), told=queries.executions_of(reading, device))
 
 
 def release_file(sha256: str) -> Response:
@@ -218,6 +241,13 @@ ENDPOINTS = (
         call=show_course,
         access="viewer",
         answer=tuple[ChangeRow, ...],
+    ),
+    Endpoint(
+        method="GET",
+        path="/devices/<device>/releases",
+        call=device_releases,
+        access="viewer",
+        answer=DeviceReleases,
     ),
     Endpoint(
         method="GET",

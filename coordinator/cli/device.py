@@ -151,6 +151,30 @@ def list_commands(client: Client, name: str, as_json: bool) -> None:
     table(("id", "command", "state", "told", "by", "answer"), rows)
 
 
+@device.command("releases")
+@click.argument("name", metavar="DEVICE")
+@json_option
+@operates
+def list_releases(client: Client, name: str, as_json: bool) -> None:
+    """What a device says it runs, and what it was told to run, the newest first.
+
+    \b
+    Example:
+      shoal device releases pico
+    """
+    found = client.get("devices", name, "releases")
+    if as_json:
+        print_json(found)
+        return
+    table(("runs", "version", "since"), [[row["kind"], row["version"], moment(row["at"])] for row in found["runs"]])
+    click.echo()
+    rows = [
+        [row["rollout"], row["kind"], row["version"], row["state"], moment(row["since"]), row["text"]]
+        for row in found["told"]
+    ]
+    table(("rollout", "kind", "version", "state", "since", "text"), rows, ("since",))
+
+
 @device.command
 @click.argument("action", type=click.Choice(ACTIONS))
 @click.argument("value", default="")

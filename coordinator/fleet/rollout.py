@@ -196,10 +196,11 @@ class _Look:
         """Whether the wave is through, and what comes then."""
         rollout, rules, now = self.rollout, self.rollout.rules, self.now
         last = max((one.wave for one in self.executions.values()), default=0)
-        if rollout.state != "running" or rollout.wave >= last or not self.attentive:
-            return
         wave = [one for one in self.executions.values() if one.wave == rollout.wave]
-        if any(self._holds_up(one) for one in wave):
+        if rollout.state != "running" or rollout.wave >= last or any(self._holds_up(one) for one in wave):
+            return
+        judged = [one for one in wave if one.state == "succeeded" or not one.ended]
+        if not self.attentive and not all(self._of(one).live for one in judged):
             return
         counted = self._count(wave)
         good, finished = counted.get("succeeded", 0), _finished(counted)

@@ -43,32 +43,45 @@ class _Order:
 
 
 @define
+class _Course:
+    """The executions of a rollout as their rows are, and which devices went back from its release before."""
+
+    executions: dict[str, Execution]
+    barred: set[str]
+    joined: float
+    mark: object = None
+    looked: float = 0.0
+
+
+@define
 class Rollouts:
     """``heartbeat`` in seconds: who was not heard for a multiple of it is not there."""
 
     heartbeat: float
+    _courses: dict[int, _Course] = field(factory=dict)
     _orders: dict[str, dict[str, _Order]] = field(factory=dict)
     """By device and execution: what was told and has not ended."""
-    _features: dict[str, tuple[str, ...]] = field(factory=dict)
-    _barred: dict[int, set[str]] = field(factory=dict)
-    _looked: dict[int, tuple[object, float]] = field(factory=dict)
-    _joined: dict[int, float] = field(factory=dict)
-    _stirred: set[int] = field(factory=set)
+    _features: dict[str, tuple[str, ...] | None] = field(factory=dict)
+    """None where nobody knows."""
+    _heard: dict[str, float] = field(factory=dict)
+    _gone: set[str] = field(factory=set)
     _since: float = 0.0
 
     def recover(self, turn: Turn) -> None:
         """Forget everything, and read what is under way."""
-        for known in (self._orders, self._features, self._barred, self._looked, self._joined, self._stirred):
-            known.clear()
+        self._courses.clear()
+        self._orders.clear()
+        self._features.clear()
         self._since = turn.now
         for row in record.under_way(turn.session):
-            self._remember(turn, row, record.executions_of(turn.session, row.id))
+            self._load(turn, row)
 
     # -- what devices say ----------------------------------------------------------------------------------------
 
     def heard(self, turn: Turn, device: str, *, anew: bool = False) -> None:
         """A sign of life: who was told of a release and has not ended with it is told again, after a while or, if it
         may have come ``anew``, at once."""
+        self._heard[device] = turn.now
         for id, order in self._orders.get(device, {}).items():
             patience = AGAIN if order.state == NOTIFIED else REMINDER
             if turn.now - order.heard >= patience or (anew and order.state == NOTIFIED and turn.now > order.heard):
@@ -101,10 +114,8 @@ class Rollouts:
         record.keep_executions(turn.session, _name(turn.session, row.release_id), [(before, after)], turn.now)
         if told.facts:
             turn.session.get_one(models.Execution, row.id).facts = facts
-        self._stirred.add(of.id)
-        if after.ended:
-            self._looked.clear()  # another rollout may have waited for this device
         self._follow(turn, of.id, after)
+        self._stir(of.id if not after.ended else None)  # another rollout may have waited for this device
 
     def deployed(self, turn: Turn, device: str, told: Deployed) -> None:
         """What it runs now."""
@@ -121,44 +132,72 @@ class Rollouts:
         turn.session.flush()
 
     def forget(self, device: str) -> None:
+        """It was shut out."""
         self._orders.pop(device, None)
         self._features.pop(device, None)
-        self._looked.clear()
+        self._gone.add(device)
+        self._stir()
 
     # -- what follows --------------------------------------------------------------------------------------------
 
     def tick(self, turn: Turn) -> None:
         """Look at every rollout in which something has happened, and at the others now and then."""
-        for row in record.under_way(turn.session):
-            before, at = self._looked.get(row.id, (None, 0.0))
-            if row.id in self._stirred or before != _mark(row) or not 0 <= turn.now - at < LOOK:
-                self._look(turn, row)
-                self._looked[row.id] = _mark(row), turn.now
-        self._stirred.clear()
+        rows = record.under_way(turn.session)
+        if any(row.id not in self._courses for row in rows):
+            self._courses.clear()  # a new one has taken devices over from the others
+        for over in self._courses.keys() - {row.id for row in rows}:
+            del self._courses[over]
+        try:
+            for row in rows:
+                course = self._courses.get(row.id) or self._load(turn, row)
+                if course.mark != _mark(row) or not 0 <= turn.now - course.looked < LOOK:
+                    self._look(turn, row, course)
+        except Exception:
+            self._courses.clear()  # what is in it may not have come to be
+            raise
 
-    def _look(self, turn: Turn, row: models.Rollout) -> None:
+    def _look(self, turn: Turn, row: models.Rollout, course: _Course) -> None:
         release = turn.session.get_one(Release, row.release_id)
-        if row.state == "running" and turn.now - self._joined.get(row.id, row.created_at) >= NEWCOMERS:
-            self._joined[row.id] = turn.now
-            orders.join(turn.session, row, release.kind, turn.now)
-        value = record.rollout_of(row)
-        executions = {one.id: one for one in record.executions_of(turn.session, row.id)}
-        standing = self._standing(turn, row, value, executions)
-        after, changed = rollout.tick(value, executions.values(), standing, turn.now, self._since)
-        pairs = [(executions[one.id], one) for one in changed]
+        if row.state == "running" and turn.now - course.joined >= NEWCOMERS:
+            course.joined = turn.now
+            if orders.join(turn.session, row, release.kind, turn.now):
+                course = self._load(turn, row)
+        value, before = record.rollout_of(row), course.executions
+        standing = self._standing(turn, row.id, value, course)
+        after, changed = rollout.tick(value, before.values(), standing, turn.now, self._since)
+        pairs = [(before[one.id], one) for one in changed]
         record.keep_executions(turn.session, f"{release.kind} {release.version}", pairs, turn.now)
-        for before, one in pairs:
-            self._tell(turn, row, release.kind, before, one)
+        for old, one in pairs:
+            self._follow(turn, row.id, one, asked=False)
+            self._tell(turn, release.kind, old, one)
         record.keep_rollout(turn.session, row, after, turn.now)
-        self._remember(turn, row, list((executions | {one.id: one for one in changed}).values()))
+        course.mark, course.looked = _mark(row), turn.now
 
-    def _tell(self, turn: Turn, row: models.Rollout, kind: str, before: Execution, one: Execution) -> None:
+    def _load(self, turn: Turn, row: models.Rollout) -> _Course:
+        """What is known of a rollout, from its rows."""
+        executions = {one.id: one for one in record.executions_of(turn.session, row.id)}
+        barred = set() if row.rules.get("force") else orders.barred(turn.session, row.id)
+        before = self._courses.get(row.id)
+        joined = before.joined if before else row.created_at
+        course = self._courses[row.id] = _Course(executions, barred, joined)
+        self._learn(turn, {one.device for one in executions.values() if not one.ended})
+        for one in executions.values():
+            if one.state in ACTIVE:
+                self._follow(turn, row.id, one, asked=False)
+        return course
+
+    def _stir(self, row: int | None = None) -> None:
+        """Look at a rollout, or at all, with the next tick."""
+        for number, course in self._courses.items():
+            if row in (None, number):
+                course.mark = None
+
+    def _tell(self, turn: Turn, kind: str, before: Execution, one: Execution) -> None:
         """What a device has to hear of a decision."""
         if one.state == NOTIFIED:
             execution = turn.session.get_one(models.Execution, one.id)
             execution.before_id = orders.running(turn.session, one.device, kind)
-            order = self._orders.setdefault(one.device, {})[one.id] = _Order(row.id, one.state)
-            self._deploy(turn, one.id, order)
+            self._deploy(turn, one.id, self._orders[one.device][one.id])
         elif before.state in (NOTIFIED, *STOPPABLE) and one.ended:
             turn.send(one.device, "recall", Recall(id=before.order))
 
@@ -183,59 +222,44 @@ class Rollouts:
         order.heard = turn.now
         turn.send(row.device_id, "deploy", message)
 
-    def _standing(
-        self, turn: Turn, row: models.Rollout, value: Rollout, executions: dict[str, Execution]
-    ) -> dict[str, Standing]:
+    def _standing(self, turn: Turn, row: int, value: Rollout, course: _Course) -> dict[str, Standing]:
         """Of every device that is not through, or has just succeeded."""
-        wanted = {
-            one.device for one in executions.values()
-            if not one.ended or (one.wave == value.wave and one.state == "succeeded")
-        }  # fmt: skip
-        queued = {one.device for one in executions.values() if one.state == QUEUED}
-        self._learn(turn, queued)
-        if row.id not in self._barred:
-            self._barred[row.id] = set() if value.rules.force else orders.barred(turn.session, row.id)
-        heard = turn.now - OFFLINE_AFTER * self.heartbeat
+        since = turn.now - OFFLINE_AFTER * self.heartbeat
         found = {}
-        for device, seen, revoked in _devices(turn.session, sorted(wanted)):
-            features = self._features.get(device)
-            seen = turn.now if device in turn.signs else seen
-            live = seen is not None and seen >= heard and (device not in queued or features is not None)
-            found[device] = Standing(
-                live=live,
-                busy=self._busy(device, row.id),
-                barred=self._reason(device, row.id, features),
-                gone=revoked is not None,
+        for one in course.executions.values():
+            if one.ended and (one.wave != value.wave or one.state != "succeeded"):
+                continue
+            features = self._features.get(one.device)
+            there = self._heard.get(one.device, 0.0) >= since
+            found[one.device] = Standing(
+                live=there and (one.state != QUEUED or features is not None),
+                busy=self._busy(one.device, row),
+                barred=_reason(features, one.device in course.barred) if one.state == QUEUED else "",
+                gone=one.device in self._gone,
             )
         return found
-
-    def _reason(self, device: str, row: int, features: tuple[str, ...] | None) -> str:
-        if features is not None and FEATURE not in features:
-            return "its agent takes no releases: it is too old, or joined before there was a key to check them with"
-        if device in self._barred[row]:
-            return "it went back from this release before; force offers it again"
-        return ""
 
     def _busy(self, device: str, row: int) -> bool:
         """Devices do one thing at a time, whatever its kind."""
         return any(one.rollout != row for one in self._orders.get(device, {}).values())
 
     def _learn(self, turn: Turn, devices: set[str]) -> None:
-        """What the agents of these devices can do, where nobody has asked yet."""
+        """What the agents of these devices can do, and who of them was shut out, where nobody has asked yet."""
         unknown = sorted(devices - self._features.keys())
         for first in range(0, len(unknown), _ROWS):
-            some = Device.id.in_(unknown[first : first + _ROWS])
-            for device, capability in turn.session.execute(select(Device.id, Device.capability).where(some)):
-                if "features" in capability:
-                    self._features[device] = tuple(capability["features"])
-
-    def _remember(self, turn: Turn, row: models.Rollout, executions: list[Execution]) -> None:
-        for one in executions:
-            if one.state in ACTIVE or one.id in self._orders.get(one.device, {}):
-                self._follow(turn, row.id, one, asked=False)
+            some = select(Device.id, Device.capability, Device.revoked_at)
+            for device, capability, revoked in turn.session.execute(
+                some.where(Device.id.in_(unknown[first : first + _ROWS]))
+            ):
+                self._features[device] = tuple(capability["features"]) if "features" in capability else None
+                if revoked is not None:
+                    self._gone.add(device)
 
     def _follow(self, turn: Turn, row: int, one: Execution, *, asked: bool = True) -> None:
-        """Keep in mind who has to be told again, and who no more; ``asked``: it has just said something."""
+        """Keep in mind how an execution is, and who has to be told again, and who no more; ``asked``: it has just said
+        something."""
+        if row in self._courses:
+            self._courses[row].executions[one.id] = one
         mine = self._orders.setdefault(one.device, {})
         if one.state in ACTIVE:
             order = mine.setdefault(one.id, _Order(row, one.state))
@@ -252,13 +276,10 @@ def _mark(row: models.Rollout) -> object:
     return row.state, row.pause, row.wave, row.state_at
 
 
-def _devices(session: Session, ids: list[str]) -> list[tuple[str, float | None, float | None]]:
-    found: list[tuple[str, float | None, float | None]] = []
-    for first in range(0, len(ids), _ROWS):
-        some = Device.id.in_(ids[first : first + _ROWS])
-        rows = session.execute(select(Device.id, Device.last_seen_at, Device.revoked_at).where(some))
-        found += [(row.id, row.last_seen_at, row.revoked_at) for row in rows]
-    return found
+def _reason(features: tuple[str, ...] | None, barred: bool) -> str:
+    if features is not None and FEATURE not in features:
+        return "its agent takes no releases: it is too old, or joined before there was a key to check them with"
+    return "it went back from this release before; force offers it again" if barred else ""
 
 
 def _name(session: Session, release: int) -> str:

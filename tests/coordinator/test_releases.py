@@ -147,6 +147,16 @@ class TestRollouts:
         (change,) = get(f"/executions/{page['rows'][0]['id']}")
         assert (change["state"], change["at"]) == ("queued", START)
 
+    def test_a_device_says_what_it_runs_beside_what_it_was_told(self, post, get, services):
+        config(post)
+        post("/rollouts", {"release": "1", "devices": ["pico"]}, status=201)
+        with services.database.write() as session:
+            session.add(models.DeviceRelease(device_id="pico", kind="config", version="own", at=START))
+        found = get("/devices/pico/releases")
+        assert found["runs"] == [{"kind": "config", "version": "own", "release": None, "at": START}]
+        assert [(one["rollout"], one["version"], one["state"]) for one in found["told"]] == [(1, "night", "queued")]
+        get("/devices/eve/releases", status=404)
+
     @pytest.mark.parametrize(
         ("body", "status", "sentence"),
         [

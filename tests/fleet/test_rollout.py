@@ -366,6 +366,22 @@ class TestTime:
         assert scene.tick(149, since=begun) == {}
         assert scene.tick(1, since=begun) == {"a": "timed-out"}
 
+    def test_right_after_a_start_a_wave_of_which_somebody_is_silent_waits(self):
+        scene = Scene.of(2, 1)
+        scene.tick()
+        scene.end("a")
+        scene.standing["b"] = AWAY
+        scene.rollout = evolve(scene.rollout, created_at=scene.now)
+        begun = scene.now
+        assert scene.tick(149, since=begun) == {}
+        assert scene.tick(1, since=begun) == {"b": "queued", "c": "notified"}
+
+    def test_right_after_a_start_a_wave_that_was_heard_does_not_wait(self):
+        scene = Scene.of(1, 1)
+        scene.tick()
+        scene.end("a")
+        assert scene.tick(since=scene.now) == {"b": "notified"}
+
     def test_late_truth_corrects(self):
         scene = Scene.of(1)
         scene.tick()

@@ -101,8 +101,9 @@ class Field:
 
     def looked(self) -> None:
         """The steward has looked at the rollouts at this time."""
-        looks, now = self.house.steward._rollouts._looked, self.house.clock.now
-        self.house.until(lambda: not open_rollouts(self.house) or any(at == now for _, at in list(looks.values())))
+        courses, now = self.house.steward._rollouts._courses, self.house.clock.now
+        looks = lambda: [course.looked for course in list(courses.values())]  # noqa: E731 - read by another thread
+        self.house.until(lambda: now in looks() or not open_rollouts(self.house))
 
     def crash(self, folder) -> None:
         """The power fails; another coordinator goes on with the files as they are."""

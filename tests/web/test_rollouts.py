@@ -166,3 +166,10 @@ def test_a_rollout_that_waits_for_somebody_needs_attention(olga, begun):
     page = olga.get("/").text
     assert "1 rollout paused or aborted" in page
     assert "paused: paused by olga" in page
+
+
+def test_a_device_shows_what_it_runs(vic, made, database):
+    with database.write() as session:
+        device = session.query(models.Device).first().id
+        session.add(models.DeviceRelease(device_id=device, kind="config", version="day", release_id=made[0], at=NOW))
+    assert f'<a href="/releases/{made[0]}">day</a>' in vic.get(f"/devices/{device}").text
