@@ -9,15 +9,12 @@ import time
 from random import Random
 from typing import Any, assert_never
 
-from attrs import evolve
-
 from protocol.commands import Command
 from protocol.deployments import Deploy, Recall
-from protocol.errors import ProtocolError
 from protocol.messages import Assignment, DeviceEvent, Retry, Telemetry
 from protocol.wire import encode
 
-from . import feedback, memory
+from . import memory
 from . import offer as offers
 from .address import parse
 from .bench import Finished
@@ -54,7 +51,7 @@ from .conversation import (
 )
 from .course import Signs
 from .data.keeper import Found, Spoiled
-from .deployments import Deployments, News, Runs, Said
+from .deployments import Advanced, Deployments, Runs, Said
 from .download import Blobs
 from .duty import Duty, Judged
 from .errors import UsageError
@@ -207,19 +204,8 @@ class Agent:
                 pass  # asked with the secret before this one: the broker has let us in since
             case Found() | Spoiled() | Judged():
                 self._heard(happened)
-            case Incoming(retained=retained):
-                message = happened.message(self._identity.device)
-                if isinstance(message, Command):
-                    self.orders.take(message, self._identity)
-                    self._duty.look_at = time.monotonic()  # it may have been told to pause, or to resume
-                    return None
-                if isinstance(message, Deploy | Recall):
-                    self._deployments.take(message)
-                    return None
-                if isinstance(message, Assignment | Retry):
-                    self._answered = True
-                    self._told = message.reason if isinstance(message, Retry) else None
-                return None if message is None else Received(message, retained)
+            case Incoming():
+                return self._incoming(happened)
             case Acked():
                 tag: Any = self._link.delivered(happened)
                 if isinstance(tag, Told):
@@ -231,7 +217,7 @@ class Agent:
                 return None if tag is None else Acknowledged(tag)
             case Ended():
                 self._ended(happened)
-            case News():
+            case Advanced():
                 self._follow()
             case Finished():
                 return self._encoded(happened)
@@ -246,6 +232,22 @@ class Agent:
                 raise TypeError(f"nobody reports {type(happened).__name__}")
         return None
 
+    def _incoming(self, incoming: Incoming) -> Event | None:
+        match message := incoming.message(self._identity.device):
+            case None:
+                return None
+            case Command():
+                self.orders.take(message, self._identity)
+                self._duty.look_at = time.monotonic()  # it may have been told to pause, or to resume
+                return None
+            case Deploy() | Recall():
+                self._deployments.take(message)
+                return None
+            case Assignment() | Retry():
+                self._answered = True
+                self._told = message.reason if isinstance(message, Retry) else None
+        return Received(message, incoming.retained)
+
     def _ended(self, order: Ended) -> None:
         self.orders.ended(order)
         if order.identity is not None:
@@ -256,19 +258,11 @@ class Agent:
 
     def _encoded(self, done: Finished) -> Event:
         # Here and not in the workshop's thread: a receipt may change the residual at any time.
-        assignment, result = done.assignment, done.result
-        coding = assignment.plan.coding
         started = time.monotonic()
-        try:
-            # Nobody but feedback holds the residual, which drops it as soon as it can.
-            body, left = feedback.encode(
-                result.difference, coding, done.region, self._spool.residual(assignment.run)
-            )
-        except ProtocolError as error:
-            return Failed(assignment.id, "training-failed", str(error))
-        self._phases |= {"train": result.seconds, "encode": time.monotonic() - started}
-        slim = evolve(result, difference={})
-        return Trained(assignment.id, slim, done.shape_epoch, body, done.region_text, left, done.checkpoint)
+        event = done.encoded(self._spool.residual)
+        if isinstance(event, Trained):
+            self._phases |= {"train": done.result.seconds, "encode": time.monotonic() - started}
+        return event
 
     def _do(self, output: Output) -> None:
         match output:

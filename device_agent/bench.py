@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from protocol.errors import ProtocolError
 from protocol.messages import Assignment, DeviceEvent, Fresh, Merge, Plan
@@ -15,8 +15,9 @@ from protocol.subnetwork import Region
 from protocol.weights import Array, Weights
 from protocol.wire import encode
 
+from . import feedback
 from .checkpoint import Checkpoints
-from .conversation import Asked, Checkpointed, FreshFailed, Merged, Noticed, Progressed, Refused
+from .conversation import Asked, Checkpointed, Failed, FreshFailed, Merged, Noticed, Progressed, Refused, Trained
 from .download import Blobs
 from .feedback import Base, read_base
 from .gate import Gate
@@ -39,6 +40,19 @@ class Finished:
     region_text: str = field(repr=False)
     shape_epoch: int
     checkpoint: Checkpoint | None
+
+    def encoded(self, residual: Callable[[str], bytes | None]) -> Trained | Failed:
+        """As an update, with what earlier ones of the run left over; ``residual`` gives that."""
+        assignment = self.assignment
+        try:
+            # Nobody but feedback holds the residual, which drops it as soon as it can.
+            body, left = feedback.encode(
+                self.result.difference, assignment.plan.coding, self.region, residual(assignment.run)
+            )
+        except ProtocolError as error:
+            return Failed(assignment.id, "training-failed", str(error))
+        slim = evolve(self.result, difference={})
+        return Trained(assignment.id, slim, self.shape_epoch, body, self.region_text, left, self.checkpoint)
 
 
 class Bench:

@@ -47,7 +47,7 @@ class Runs:
 
 
 @frozen
-class News:
+class Advanced:
     """There is something to publish, or a restart to be made."""
 
 
@@ -58,8 +58,8 @@ class _Saying:
 
 
 class Deployments:
-    """Deployments of one agent. ``report`` takes :class:`News` from the one thread in which they are carried out; all
-    public methods are the main loop's."""
+    """Deployments of one agent. ``report`` takes :class:`Advanced` from the one thread in which they are carried out;
+    all public methods are the main loop's."""
 
     def __init__(
         self, home: Path, identity: Identity, address: Address, kinds: Sequence[Kind], report: Callable[[object], None]
@@ -183,7 +183,7 @@ class Deployments:
             deadline=time.time() + deploy.seconds,
         )
         self._executions.save_if_possible()
-        self._report(News())
+        self._report(Advanced())
         self._work.set()
 
     # -- the thread's ---------------------------------------------------------------------------------------------
@@ -217,4 +217,4 @@ class Deployments:
         if deployed is not None:
             with self._executions.lock:
                 self._running[deployed.kind] = _Saying(deployed)
-        self._report(News())
+        self._report(Advanced())

@@ -39,16 +39,16 @@ class Desk(Server):
 
     @property
     def api(self) -> Client:
-        return Client(self.url, (self.home / "api.token").read_text().strip(), str(self.home / "tls" / "ca.pem"))
+        return Client(self.here, (self.home / "api.token").read_text().strip(), str(self.home / "tls" / "ca.pem"))
 
     @property
-    def url(self) -> str:
+    def here(self) -> str:
         return f"https://127.0.0.1:{self.port}"
 
     def flash(self, image: Path, output: Path, sample: Path, target: str) -> dict[str, object]:
         """The one command on the desk; its receipt."""
         command = [
-            *SHOAL, "flash", "--home", str(self.home), "--url", self.url, "--ca", str(self.home / "tls" / "ca.pem"),
+            *SHOAL, "flash", "--home", str(self.home), "--url", self.here, "--ca", str(self.home / "tls" / "ca.pem"),
             "--image", str(image), "--output", str(output), "--name", "kitchen", "--group", "boards", "--sample",
             str(sample), "--target", target, "--reach", f"https://{HOST}:{self.port}", "--json",
         ]  # fmt: skip
