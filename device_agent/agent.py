@@ -18,6 +18,7 @@ from . import memory
 from . import offer as offers
 from .address import parse
 from .bench import Finished
+from .clock import Compared
 from .commands import Ended, Orders, Recent, Told
 from .conversation import (
     Acknowledged,
@@ -53,10 +54,10 @@ from .course import Signs
 from .data.keeper import Found, Spoiled
 from .deployments import Advanced, Deployments, Runs, Said
 from .download import Blobs
-from .duty import Duty, Judged
+from .duty import Duty, Judged, News
 from .errors import UsageError
 from .identity import Identity
-from .link import Acked, Broker, Denied, Down, Incoming, Link, Up
+from .link import Acked, Denied, Down, Incoming, Link, Up, broker
 from .overlay import Config
 from .service import Notifier
 from .serving import Serving
@@ -89,23 +90,21 @@ class Agent:
         self._spool = Spool(settings.home, settings.spool_bytes)
         authority = settings.home / identity.authority if identity.authority else None
         self._address = parse(settings.url or identity.url, authority)
-        self._duty = Duty(settings, settings.data, offers.backend(settings), self._started, self._inbox.put)
+        backend = offers.backend(settings)
+        self._duty = Duty(settings, settings.data, self._address, backend, self._started, self._inbox.put)
         self.orders = Orders(settings.home, self._address, recent, self._inbox.put)
         self._serving = Serving(settings, self._duty)
         kinds = Config(settings.home), Upgrade(settings.home, self._duty.backend), self._serving.kind
         self._deployments = Deployments(settings.home, identity, self._address, kinds, self._inbox.put)
         self._duty.deploys = self._deployments.takes
-        self._blobs = Blobs(
-            settings.home / "blobs", settings.cache_bytes, self._address, identity.device, identity.secret
-        )
+        cache = settings.home / "blobs", settings.cache_bytes
+        self._blobs = Blobs(*cache, self._address, identity.device, identity.secret)
         self._workshop = Workshop(
             *(self._blobs, self._duty.gate, self._spool.checkpoints, self._duty.backend),
             *(settings.threads, settings.stretch, settings.checkpoint_seconds, self._inbox.put),
         )
-        where = identity.broker_host, identity.broker_port, identity.broker_tls
-        broker = Broker(*where, authority, identity.device, identity.secret)
         chance = Random()  # noqa: S311  # jitter, no secrets
-        self._link = Link(broker, self._boot, chance, self._from_link)
+        self._link = Link(broker(identity, settings.home), self._boot, chance, self._from_link)
         beats, room = settings.heartbeat or identity.heartbeat, settings.spool_bytes // 2
         self._session = Session(None, self._boot, beats, chance, self._spool.load(), time.monotonic(), room)
         self._status = StatusFile(settings.home)
@@ -126,9 +125,7 @@ class Agent:
         self._inbox.put(Tick())
 
     def run(self) -> None:
-        log.info(
-            "started device=%s boot=%s updates=%d", self._identity.device, self._boot, self._session.waiting
-        )
+        log.info("started device=%s boot=%s updates=%d", self._identity.device, self._boot, self._session.waiting)
         memory.give_back()
         self._workshop.open()
         self._link.open()
@@ -140,15 +137,11 @@ class Agent:
             while not (self._stopping or self.orders.stopping or self._deployments.restart):
                 self._tell_damage()
                 self._look()
-                event = self._event(self._next())
-                if event is not None:
-                    self._handle(event)
-                if isinstance(event, Trained):
-                    self._workshop.taken(event.assignment)
+                self._take_next()
                 if self._session.connected:
                     self._say()
         finally:
-            if not self.restart:
+            if self._stopping or self.orders.forgotten:
                 self._notifier.stopping()
             self._deployments.close()
             self._serving.close()
@@ -168,6 +161,14 @@ class Agent:
     def _from_link(self, happened: object) -> None:
         if not isinstance(happened, Incoming) or self._inbox.qsize() < INBOX:
             self._inbox.put(happened)
+
+    def _take_next(self) -> None:
+        # A method of its own: while the next event is waited for nothing holds on to the last, which may be large.
+        event = self._event(self._next())
+        if event is not None:
+            self._handle(event)
+        if isinstance(event, Trained):
+            self._workshop.taken(event.assignment)
 
     def _next(self) -> object:
         nap = max(min(self._session.wake_at, self._duty.look_at) - time.monotonic(), 0.0)
@@ -193,16 +194,17 @@ class Agent:
                 self._cause = None
                 self.orders.connected()
                 self._deployments.connected()
+                self._duty.clock.hurry()
                 self._heard(Judged(True))
                 return Connected()
             case Down(cause):
                 self._cause = cause
                 return Disconnected()
             case Denied():
-                self._duty.denied(self._address, self._identity)
+                self._duty.denied(self._identity)
             case Judged(False) if self._session.connected:
                 pass  # asked with the secret before this one: the broker has let us in since
-            case Found() | Spoiled() | Judged():
+            case Found() | Spoiled() | Judged() | Compared():
                 self._heard(happened)
             case Incoming():
                 return self._incoming(happened)
@@ -327,20 +329,11 @@ class Agent:
         if beat.upload is not None:
             self._phases["upload"] = beat.upload
         report = Telemetry(
-            boot=self._boot,
-            uptime=time.monotonic() - self._started,
-            state=self._state,
-            assignment=beat.assignment,
-            step=beat.step,
-            spool=beat.spool,
-            training=self._workshop.training,
-            since=beat.since,
-            cpu=self._duty.board.cpu(),
-            goodput=beat.goodput,
-            phases=self._phases or None,
-            waiting=self._reason and self._reason[:2000],
-            **self._duty.measured(),
-        )
+            boot=self._boot, uptime=time.monotonic() - self._started, state=self._state,
+            assignment=beat.assignment, step=beat.step, spool=beat.spool, since=beat.since, goodput=beat.goodput,
+            training=self._workshop.training, phases=self._phases or None, cpu=self._duty.board.cpu(),
+            waiting=self._reason and self._reason[:2000], **self._duty.measured(),
+        )  # fmt: skip
         self._link.publish("telemetry", encode(report))
         self._tell_status()
 
@@ -355,7 +348,7 @@ class Agent:
         self._follow()
         self._notifier.alive(f"{self._state}: {self._reason}" if self._reason else self._state)
 
-    def _heard(self, found: Found | Spoiled | Judged) -> None:
+    def _heard(self, found: News) -> None:
         event = self._duty.heard(found)
         self._workshop.dataset = self._duty.loaded.training if self._duty.loaded else None
         self._workshop.held_out = self._duty.loaded.held_out if self._duty.loaded else None
@@ -379,8 +372,13 @@ class Agent:
 
     @property
     def _reason(self) -> str | None:
-        """Why no work is done: what is in the way here, or else what the coordinator said."""
-        return self._duty.reason or (self._told if self._session.state == "idle" else None)
+        """Why no work is done: what is in the way here, or else what the coordinator or the last attempt said."""
+        return self._duty.reason or self._last
+
+    @property
+    def _last(self) -> str | None:
+        last = {"idle": self._told or self._session.setback, "fetching": self._blobs.trouble}
+        return last.get(self._session.state)
 
     def _tell_status(self) -> None:
         connected, state = self._session.connected, self._state
@@ -390,5 +388,5 @@ class Agent:
             "training": self._workshop.training,
             "board": self._duty.measured(),
         }
-        facts = {"connected": connected, "state": state, "cause": self._cause, "told": self._told, **self._duty.facts()}
+        facts = {"connected": connected, "state": state, "cause": self._cause, "told": self._last, **self._duty.facts()}
         self._status.write(facts, passing)

@@ -9,12 +9,11 @@ import socket
 import ssl
 import time
 from collections.abc import Iterator
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 from attrs import frozen
 
-from . import access, identity, runtime, settings, speed
+from . import access, clock, identity, runtime, settings, speed
 from .address import Address, parse, trust
 from .conditions import obstacles
 from .data.loading import load
@@ -23,7 +22,6 @@ from .identity import Identity
 from .settings import Settings
 from .telemetry import Board, memory_available
 
-SKEW = 300.0  # seconds by which the clock may be off
 TIMEOUT = 10.0  # seconds
 ROOM = 32 << 20  # bytes of disk beside the cache
 LEAST_MEMORY = 48 << 20  # bytes
@@ -212,14 +210,11 @@ def _tls_advice(error: ssl.SSLCertVerificationError) -> str:
 
 
 def _clock(told: str | None) -> Finding:
-    try:
-        off = time.time() - parsedate_to_datetime(told or "").timestamp()
-    except (TypeError, ValueError):
+    off = clock.off(told, time.time())
+    if off is None:
         return Finding("clock", "ok", "the coordinator does not say what time it is")
-    if abs(off) > SKEW:
-        side = "ahead of" if off > 0 else "behind"
-        text = f"the clock is {abs(off) / 3600:.1f} hours {side} the coordinator's"
-        return Finding("clock", "warning", text, "set it (timedatectl set-ntp true): certificates and hours go by it")
+    if complaint := clock.complaint(off):
+        return Finding("clock", "warning", complaint, clock.ADVICE)
     return Finding("clock", "ok", f"{abs(off):.0f} s from the coordinator's")
 
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Collection
 from pathlib import Path
 from random import Random
+from typing import BinaryIO
 
 from attrs import frozen
 
@@ -19,6 +20,7 @@ from .address import Address
 
 PIECE = 64 * 1024
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds between attempts
+CORRUPT = 3  # times that a blob may come with other bytes than those of its hash
 
 
 class DownloadFailed(Exception):
@@ -31,6 +33,10 @@ class _Again(Exception):
     def __init__(self, reason: str, wait: float | None = None) -> None:
         super().__init__(reason)
         self.wait = wait
+
+
+class _Corrupt(_Again):
+    """All of it came, but it is not what it should be."""
 
 
 @frozen
@@ -50,6 +56,7 @@ class Fetching:
 class Blobs:
     """The cache in ``directory``: at most ``limit`` bytes, what was used longest ago goes first.
 
+    ``trouble``: why the last attempt to fetch a blob failed, None once one has come.
     ``shelf``: where the coordinator has them, as the last part but one of their path.
     """
 
@@ -61,6 +68,7 @@ class Blobs:
         self._address = address
         self._shelf = shelf
         self._device = device
+        self.trouble: str | None = None
         self.reauthenticate(secret)
 
     def reauthenticate(self, secret: str) -> None:
@@ -81,9 +89,22 @@ class Blobs:
         os.utime(path)
         return data
 
+    def _here(self, blob: Blob) -> bool:
+        """The same, without having its bytes in memory at once."""
+        path = self._directory / blob.sha256
+        try:
+            if _digest(path) == blob.sha256:
+                os.utime(path)
+                return True
+            path.unlink(missing_ok=True)
+        except OSError:
+            pass
+        return False
+
     def fetch(self, blob: Blob, keep: Collection[Blob], fetching: Fetching) -> int:
         """Have the blob in the cache; the bytes that came over the wire for it. Those of ``keep`` stay."""
-        if self.cached(blob) is not None:
+        if self._here(blob):
+            self.trouble = None
             return 0
         try:
             self._make_room(blob, {other.sha256 for other in keep})
@@ -95,17 +116,21 @@ class Blobs:
         """Attempt until the blob is whole, with exponential waits and full jitter."""
         part = self._directory / f"{blob.sha256}.part"
         deadline = fetching.clock() + fetching.patience
-        wait, total, reason = FIRST_WAIT, 0, "there was no time"
+        wait, total, corrupt, reason = FIRST_WAIT, 0, 0, "there was no time"
         while not fetching.cancelled() and fetching.clock() < deadline:
             before = part.stat().st_size if part.exists() else 0
             try:
                 self._attempt(blob, part, fetching.cancelled)
+                self.trouble = None
                 return total + blob.size - before
             except _Again as again:
                 after = part.stat().st_size if part.exists() else 0
                 total += max(0, after - before)
                 wait = FIRST_WAIT if after > before else wait
-                reason = str(again)
+                self.trouble = reason = str(again)
+                corrupt += isinstance(again, _Corrupt)
+                if corrupt == CORRUPT:
+                    break
                 pause = again.wait if again.wait is not None else wait * fetching.rng.uniform(0, 1)
             fetching.sleep(min(pause, max(0.0, deadline - fetching.clock())))
             wait = min(2 * wait, LONGEST_WAIT)
@@ -128,11 +153,9 @@ class Blobs:
                 connection.close()
         if part.stat().st_size < blob.size:
             raise _Again("the connection broke off")
-        with part.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        if found != blob.sha256:
+        if _digest(part) != blob.sha256:
             part.unlink()
-            raise _Again("its bytes are not those of its hash")
+            raise _Corrupt("its bytes are not those of its hash")
         part.replace(self._directory / blob.sha256)
 
     def _receive(
@@ -161,7 +184,7 @@ class Blobs:
             left = blob.size - start
             while left and not cancelled() and (piece := reply.read(min(PIECE, left))):
                 left -= len(piece)
-                file.write(piece)
+                _write(file, piece)
 
     def _make_room(self, blob: Blob, keep: Collection[str]) -> None:
         self._directory.mkdir(mode=0o700, exist_ok=True)
@@ -177,6 +200,20 @@ class Blobs:
             if path.name.partition(".")[0] not in {*keep, blob.sha256}:
                 path.unlink(missing_ok=True)
                 used -= size
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _write(file: BinaryIO, piece: bytes) -> None:
+    try:
+        file.write(piece)
+        file.flush()
+    except OSError as error:
+        error.filename = file.name  # so that nobody takes it for the network's
+        raise
 
 
 def _judge(reply: http.client.HTTPResponse, blob: Blob, part: Path) -> None:

@@ -15,6 +15,7 @@ from protocol.messages import CheckIn, DeviceEvent
 from . import access, home, memory
 from . import offer as offers
 from .address import Address
+from .clock import ADVICE, Clock, Compared
 from .data.keeper import Found, Keeper, Spoiled
 from .data.loading import Loaded
 from .data.source import Source
@@ -37,6 +38,9 @@ class Judged:
     granted: bool | None
 
 
+News = Found | Spoiled | Judged | Compared
+
+
 class Duty:
     """``offer`` is the check-in to make, None while something is in the way; then the ``gate`` before training is
     shut. ``report`` takes what threads find out, which comes back through :meth:`heard`. ``deploys``: the device takes
@@ -45,9 +49,16 @@ class Duty:
     deploys = False
 
     def __init__(
-        self, settings: Settings, source: Source, backend: str, now: float, report: Callable[[object], None]
+        self,
+        settings: Settings,
+        source: Source,
+        address: Address,
+        backend: str,
+        now: float,
+        report: Callable[[object], None],
     ) -> None:
         self._settings = settings
+        self._address = address
         self._report = report
         self.backend = backend
         self.gate = Gate()
@@ -61,6 +72,7 @@ class Duty:
         self._readiness = Readiness(settings.conditions)
         self._said: str | None = None
         self._keeper = Keeper(source, report)
+        self.clock = Clock(address, report)
 
     def open(self) -> None:
         self._keeper.open()
@@ -85,6 +97,7 @@ class Duty:
     def look(self, now: float) -> None:
         """See whether anything has changed at ``now`` (seconds, monotonic)."""
         self.look_at = now + LOOK
+        self.clock.look(now)
         self._readiness.paused = home.paused(self._settings.home)
         if now >= self._read_at:
             self._read_at = now + READ
@@ -93,7 +106,7 @@ class Duty:
             self._readiness.judge(self.reading, local.tm_hour * 60 + local.tm_min)
         self._settle()
 
-    def heard(self, found: Found | Spoiled | Judged) -> DeviceEvent | None:
+    def heard(self, found: News) -> DeviceEvent | None:
         """Take what a thread has found out; what a person should read about it later."""
         event = None
         match found:
@@ -105,14 +118,18 @@ class Duty:
             case Judged(granted):
                 # Who could not be asked has not changed its mind.
                 self._readiness.revoked = granted is False or (granted is None and self._readiness.revoked)
+            case Compared() if self.clock.heard(found, time.monotonic()):
+                wrong = self.clock.complaint
+                told = f"{wrong}: {ADVICE}" if wrong else "the clock is right again"
+                event = DeviceEvent(kind="clock-wrong" if wrong else "clock-right", text=told)
         self._settle()
         return event
 
-    def denied(self, address: Address, known: Identity) -> None:
+    def denied(self, known: Identity) -> None:
         """The broker shut us out: for good, or is something wrong with it? Only the coordinator knows."""
 
         def ask() -> None:
-            self._report(Judged(access.granted(address, known.device, known.secret)))
+            self._report(Judged(access.granted(self._address, known.device, known.secret)))
 
         threading.Thread(target=ask, name="access", daemon=True).start()
 
@@ -121,6 +138,7 @@ class Duty:
         return {
             "unmet": sorted(self._readiness.unmet),
             "problem": self._readiness.data,
+            "clock": self.clock.complaint,
             "runtime": self.backend,
             "data": self.loaded.summary() if self.loaded else None,
         }

@@ -55,3 +55,7 @@ class ModelError(AgentError):
 
 class NoModel(ModelError):
     """None is deployed."""
+
+
+class SpoolError(HomeError):
+    """The spool cannot be used now; that may pass."""

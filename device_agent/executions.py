@@ -8,7 +8,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from attrs import asdict, define, field
+from attrs import asdict, define, field, fields
 
 from protocol.deployments import ENDED, Deployment
 
@@ -113,8 +113,8 @@ class Executions:
     def _load(self) -> None:
         try:
             saved: dict[str, Any] = json.loads(self._path.read_text())
-            current = Execution(**saved["current"]) if saved["current"] else None
-            past = [Execution(**one) for one in saved["past"]]
+            current = _read(saved["current"]) if saved["current"] else None
+            past = [_read(one) for one in saved["past"]]
             floors = {str(kind): int(floor) for kind, floor in saved["floors"].items()}
         except FileNotFoundError:
             return
@@ -124,6 +124,12 @@ class Executions:
         self.current, self.past, self.floors = current, past, floors
         for one in (*past, *([current] if current else [])):
             one.told = False
+
+
+def _read(saved: dict[str, Any]) -> Execution:
+    """One that may be another agent's, which knew less or more of it."""
+    known = {attribute.name for attribute in fields(Execution)}
+    return Execution(**{name: value for name, value in saved.items() if name in known})
 
 
 def count_start(home: Path) -> bool:

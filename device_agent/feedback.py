@@ -17,7 +17,7 @@ from protocol import coding as codings
 from protocol import tensors
 from protocol.errors import ProtocolError
 from protocol.subnetwork import Channels, Region, Subnetwork, layout_from_json, layout_to_json
-from protocol.weights import Weights, copy, finite, zeros_like
+from protocol.weights import BLOCK, Weights, copy, finite, zeros_like
 from protocol.wire import parse_json
 
 LAYOUT, CHANNELS, SHAPE_EPOCH = "layout", "channels", "shape_epoch"
@@ -54,17 +54,18 @@ def read_base(blob: bytes) -> Base:
 def encode(
     difference: Weights, coding: str, region: Region, residual: bytes | None
 ) -> tuple[bytes, bytes | None]:
-    """The body that carries ``difference`` and what is owed inside the region; the residual left after it."""
+    """The body that carries ``difference`` and what is owed inside the region; the residual left after it.
+
+    The difference is used up: its arrays are written to.
+    """
     old = _owed(residual, region)
     del residual  # on a small board every copy of the model counts
-    try:
-        value, left = codings.encode(difference, coding, _carried(old, region, difference))
-    except ProtocolError:
-        if old is None:
-            raise
-        # The sum is not finite: what is owed goes, or no update of this run would ever leave again.
-        old = None
-        value, left = codings.encode(difference, coding, zeros_like(difference))
+    owed = _carried(old, region, difference)
+    if old is not None and not _bounded(difference, owed):
+        # What is owed goes, or no update of this run would ever leave again.
+        old, owed = None, zeros_like(difference)
+    value, left = codings.encode(difference, coding, owed, out=difference)
+    del owed
     body = tensors.encode(value)
     full = _replaced(old, region, left)
     del value, old, left
@@ -104,6 +105,18 @@ def _carried(old: Weights | None, region: Region, difference: Weights) -> Weight
     if old is None:
         return zeros_like(difference)
     return old if _whole(region) else region.cut(old)
+
+
+def _bounded(difference: Weights, owed: Weights) -> bool:
+    """Whether their sum is finite, looked at a block at a time."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        for name, value in difference.items():
+            one, other = value.reshape(-1), owed[name].reshape(-1)
+            for start in range(0, one.size, BLOCK):
+                block = slice(start, start + BLOCK)
+                if not np.isfinite(one[block] + other[block]).all():
+                    return False
+    return True
 
 
 def _whole(region: Region) -> bool:

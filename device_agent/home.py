@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO
@@ -24,11 +26,12 @@ class Home:
 
     def __enter__(self) -> Home:
         try:
-            self._file = open(self._path / LOCK, "a+")
+            self._file = _opened(self._path / LOCK)
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._file.truncate(0)
-            self._file.write(str(os.getpid()))
-            self._file.flush()
+            with suppress(OSError):  # on a full disk the lock counts all the same
+                self._file.truncate(0)
+                self._file.write(str(os.getpid()))
+                self._file.flush()
         except BlockingIOError as error:
             raise HomeError(
                 f"another agent runs in {self._path}; stop it first, or give this one --home"
@@ -40,6 +43,15 @@ class Home:
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         if self._file is not None:
             self._file.close()
+
+
+def _opened(path: Path) -> IO[str]:
+    try:
+        return open(path, "a+")
+    except OSError as error:
+        if error.errno != errno.EROFS or not path.exists():
+            raise
+        return open(path)  # a lock needs no more
 
 
 def running(home: Path) -> bool:

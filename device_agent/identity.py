@@ -18,7 +18,7 @@ import ssl
 from pathlib import Path
 from typing import Any
 
-from attrs import asdict, evolve, frozen
+from attrs import asdict, evolve, fields, frozen
 
 from protocol.errors import ProtocolError
 from protocol.messages import Capability, EnrolmentReply, EnrolmentRequest
@@ -75,12 +75,15 @@ def load(home: Path) -> Identity:
     """The identity that lives in ``home``; NotEnrolled if there is none."""
     path = home / "identity.json"
     try:
-        return Identity(**json.loads(path.read_text()))
+        saved = json.loads(path.read_text())
+        # Another agent may have written it, which knew more of it and has gone since.
+        known = {attribute.name for attribute in fields(Identity)}
+        return Identity(**{name: value for name, value in saved.items() if name in known})
     except (FileNotFoundError, NotADirectoryError) as error:
         raise NotEnrolled(
             f"this device is not enrolled: {path} does not exist; run 'shoal-agent enrol'"
         ) from error
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, AttributeError) as error:
         raise HomeError(
             f"{path} is damaged; restore it, or delete it and enrol again with a new token"
         ) from error

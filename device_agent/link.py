@@ -25,6 +25,7 @@ from protocol.wire import decode
 
 from .address import trust
 from .errors import HomeError
+from .identity import Identity
 
 KEEPALIVE = 60  # seconds
 FIRST_WAIT, LONGEST_WAIT, REFUSED_WAIT = 1.0, 25.0, 300.0  # seconds between attempts
@@ -93,6 +94,13 @@ class Broker:
     authority: Path | None
     device: str
     secret: str = field(repr=False)
+
+
+def broker(identity: Identity, home: Path) -> Broker:
+    """The one this device was told of when it enrolled."""
+    authority = home / identity.authority if identity.authority else None
+    place = (identity.broker_host, identity.broker_port, identity.broker_tls)
+    return Broker(*place, authority, identity.device, identity.secret)
 
 
 class Link:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import gc
+import linecache
 
 _ARENA_MAX = -8  # M_ARENA_MAX of <malloc.h>
 
@@ -10,6 +12,9 @@ _ARENA_MAX = -8  # M_ARENA_MAX of <malloc.h>
 def be_frugal() -> None:
     """One malloc arena for all threads instead of one each. Call before the threads are started."""
     _call("mallopt", _ARENA_MAX, 1)
+    linecache.clearcache()  # attrs puts the source of every method it makes there
+    gc.collect()
+    give_back()
 
 
 def give_back() -> None:

@@ -22,7 +22,7 @@ def backend(settings: Settings) -> str:
 
 
 def offer(runtime_name: str, loaded: Loaded, label_histogram: bool, deploys: bool = False) -> CheckIn:
-    """A check-in but for its id and what the device holds."""
+    """A check-in but for its id and what the device holds. Its labels are for a coordinator that asks."""
     training = loaded.training
     told = label_histogram and training.classes <= MAX_LABELS
     return CheckIn(
@@ -36,5 +36,5 @@ def offer(runtime_name: str, loaded: Loaded, label_histogram: bool, deploys: boo
         classes=training.classes,
         held=None,
         unsent=(),
-        labels=training.histogram() if told else None,
+        labels=training.histogram() if told else (),
     )

@@ -1,4 +1,5 @@
-"""The agent as a process: alone in its home, ended by signals, started anew or made to forget by an order."""
+"""The agent as a process: alone in its home, ended by signals, started anew or made to forget by an order;
+without a spool it waits for one."""
 
 from __future__ import annotations
 
@@ -6,14 +7,16 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Callable
 
 from . import memory, rotation
 from .address import parse
 from .agent import Agent
 from .commands import Recent
-from .errors import Refused, Unreachable
+from .errors import Refused, SpoolError, Unreachable
 from .home import Home
 from .identity import Identity, forget
+from .outage import Outage
 from .service import Notifier
 from .settings import Settings
 
@@ -28,15 +31,30 @@ def run(settings: Settings, identity: Identity) -> None:
     recent, notifier = Recent(), Notifier()
     logging.getLogger().addHandler(recent)
     with Home(settings.home):
-        agent = Agent(settings, _settled(settings, identity), recent, notifier)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: agent.stop())
-        agent.run()
-        if agent.orders.forgotten:
-            forget(settings.home)
-            log.info("decommissioned: enrol this device again to use it")
-    if agent.restart:
+        try:
+            again = _work(settings, identity, recent, notifier)
+        except SpoolError as error:
+            outage = Outage(settings, identity, str(error), notifier)
+            _end_by_signal(outage.stop)
+            again = outage.wait()
+    if again:
         os.execve(sys.executable, sys.orig_argv, {**os.environ, **notifier.taken})  # noqa: S606  # this very program
+
+
+def _work(settings: Settings, identity: Identity, recent: Recent, notifier: Notifier) -> bool:
+    """Whether it was told to begin anew."""
+    agent = Agent(settings, _settled(settings, identity), recent, notifier)
+    _end_by_signal(agent.stop)
+    agent.run()
+    if agent.orders.forgotten:
+        forget(settings.home)
+        log.info("decommissioned: enrol this device again to use it")
+    return agent.restart
+
+
+def _end_by_signal(stop: Callable[[], None]) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop())
 
 
 def _settled(settings: Settings, identity: Identity) -> Identity:

@@ -20,8 +20,7 @@ _TEMPLATE = """\
 Description=Shoal agent
 After=network-online.target time-sync.target
 Wants=network-online.target
-StartLimitIntervalSec=600
-StartLimitBurst=20
+StartLimitIntervalSec=0
 
 [Service]
 Type=notify

@@ -108,6 +108,7 @@ class Session:
         limit: int = LIMIT,
     ) -> None:  # fmt: skip
         self.offer = offer
+        self.setback: str | None = None  # why the last assignment came to nothing
         self._limit = limit
         self._heartbeat = heartbeat
         self._rng = rng
@@ -115,6 +116,7 @@ class Session:
         self._outbox = Outbox(rng, saved.updates)
         self._journal = Journal(saved.events)
         self._ask: Ask | None = None  # could not be sent yet
+        self._asks_labels = saved.held is not None and saved.held.plan.labels
         self._finished = deque(saved.finished, maxlen=FINISHED)
         self._connected = False
         self._quiet_until = -math.inf  # the coordinator has said that it is offline
@@ -151,11 +153,11 @@ class Session:
 
     def handle(self, event: Event, now: float) -> list[Output]:
         """What is to be done about ``event``, in this order."""
-        self._out = []
         _HANDLERS[type(event)](self, event, now)
         if self._work is not None:
             self._out += self._work.allowance(self._room)
-        return self._out
+        out, self._out = self._out, []  # they may be large
+        return out
 
     # The link.
 
@@ -223,6 +225,8 @@ class Session:
         assert self.offer is not None
         held = self._work.id if self._work else None
         offer = evolve(self.offer, id=self._check_ins.next(now), held=held, unsent=self._outbox.assignments)
+        if offer.labels and not self._asks_labels:
+            offer = evolve(offer, labels=None)
         self._publish("check-in", offer)
 
     def _assigned(self, assignment: Assignment, now: float) -> None:
@@ -246,6 +250,7 @@ class Session:
         if self._first_assignment is None:
             self._first_assignment = now
         self._check_ins.answered()
+        self._asks_labels = assignment.plan.labels
         self._work = Work(assignment, "fetching", held.commits if held is not None and again else 0)
         self._out += [Hold(assignment), Fetch(assignment)]
 
@@ -297,6 +302,7 @@ class Session:
             return
         self._work = None
         self._out += [Stop(work.id, event.reason), self._dropped(work)]
+        self.setback = f"{event.kind}: {event.reason}"
         self._tell(event.kind, f"assignment {event.assignment}: {event.reason}")
         self._check_ins.fail(now)
 
@@ -310,6 +316,7 @@ class Session:
             self._failed(Failed(event.assignment, "training-failed", str(error)), now)
             return
         work.committed()
+        self.setback = None
         self._check_ins.succeed()
         checkpoint = None if update.last else event.checkpoint
         self._out.append(Commit(update, event.body, event.region, event.residual, checkpoint))

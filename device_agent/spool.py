@@ -1,4 +1,4 @@
-"""What must survive a power cut: SQLite in WAL mode with a full fsync at every commit.
+"""What must survive a power cut: SQLite in WAL mode with a full fsync at every commit, and files for what is large.
 
 One writer, the agent's main thread. Each method is one transaction: all of it is on disk, or none.
 
@@ -23,35 +23,19 @@ from protocol.wire import decode, encode
 
 from .checkpoint import Checkpoints
 from .conversation import Saved
-from .errors import HomeError
+from .errors import HomeError, SpoolError
 from .feedback import give_back
-from .position import Checkpoint
+from .files import FileLost, Files
+from .position import Checkpoint, File
+from .spool_database import clearly, moved_aside, opened
 
 NAME = "spool.db"
 LIMIT = 64 << 20  # bytes
 RUNS = 4  # residuals kept, those used last
 FINISHED = 64  # finished assignments remembered
+INLINE = 32 << 10  # bytes up to which bodies and residuals are rows of the database, beyond they are files
+FOLDER = "spooled"
 _PROBE = 64 << 10  # bytes that an agent needs at least to start
-VERSION = 2
-
-_SCHEMA = """
-CREATE TABLE assignment (number INTEGER PRIMARY KEY CHECK (number = 1), text BLOB NOT NULL);
-CREATE TABLE outgoing (
-    number INTEGER PRIMARY KEY, assignment TEXT NOT NULL, commit_number INTEGER NOT NULL, run TEXT NOT NULL,
-    header BLOB NOT NULL, region TEXT NOT NULL, body BLOB NOT NULL, UNIQUE (assignment, commit_number)
-);
-CREATE TABLE residual (number INTEGER PRIMARY KEY, run TEXT NOT NULL UNIQUE, tensors BLOB NOT NULL);
-CREATE TABLE event (number INTEGER PRIMARY KEY, text BLOB NOT NULL);
-CREATE TABLE finished (number INTEGER PRIMARY KEY, assignment TEXT NOT NULL UNIQUE);
-"""
-_CHECKPOINT = """
-CREATE TABLE checkpoint (
-    number INTEGER PRIMARY KEY CHECK (number = 1), assignment TEXT NOT NULL, commits INTEGER NOT NULL,
-    bytes INTEGER NOT NULL, text BLOB NOT NULL
-);
-"""
-_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
-
 T = TypeVar("T")
 
 
@@ -65,15 +49,16 @@ class Spool:
         self._path = home / NAME
         self._half = limit // 2
         self.checkpoints = Checkpoints(home, self._half)
+        self._files = Files(home / FOLDER, ".bin")
         self.damage: str | None = None
-        with _clearly(self._path):
-            connection = _open(self._path)
+        with clearly(self._path):
+            connection = opened(self._path)
             if connection is None:
-                aside = _move_aside(self._path)
+                aside = moved_aside(self._path)
                 self.damage = f"the spool was damaged and is now {aside.name}; updates not yet sent are lost"
-                connection = _open(self._path)
+                connection = opened(self._path)
                 if connection is None:
-                    raise HomeError(
+                    raise SpoolError(
                         f"{self._path} is damaged again as soon as it is made: is the disk failing?"
                     )
         self._connection = connection
@@ -86,10 +71,11 @@ class Spool:
         with self._transaction():
             commits, checkpoint = self._checkpointed()
             held = list(self._readable("assignment", "text", lambda text: decode(Assignment, text)))
-            updates = list(self._readable("outgoing", "header, body", _outgoing))
+            updates = list(self._readable("outgoing", "header, body, file", self._outgoing))
             events = dict(self._readable("event", "text", lambda text: decode(DeviceEvent, text)))
             finished = list(self._readable("finished", "assignment", str))
         self.checkpoints.clear(checkpoint.files if checkpoint else ())
+        self._sweep()
         return Saved(
             held=held[0][1] if held else None,
             commits=commits,
@@ -114,20 +100,23 @@ class Spool:
 
     def checkpoint(self, assignment: str) -> Checkpoint | None:
         """Where training of the assignment stands, None if it has not got that far."""
-        with _clearly(self._path):
+        with clearly(self._path):
             query = "SELECT text FROM checkpoint WHERE assignment = ?"
             row = self._connection.execute(query, (assignment,)).fetchone()
         return decode(Checkpoint, row[0]) if row else None
 
     def residual(self, run: str) -> bytes | None:
         """The residual of ``run`` in the tensors format, None if nothing is owed."""
-        with _clearly(self._path):
-            row = self._connection.execute("SELECT number FROM residual WHERE run = ?", (run,)).fetchone()
-            if row is None:
-                return None
-            # As the value of a column it would be in memory twice for a moment.
-            with self._connection.blobopen("residual", "tensors", row[0], readonly=True) as blob:
-                return blob.read()
+        with clearly(self._path):
+            query = "SELECT tensors, file FROM residual WHERE run = ?"
+            row = self._connection.execute(query, (run,)).fetchone()
+        if row is None:
+            return None
+        try:
+            return self._content(*row)
+        except ProtocolError as error:
+            self.damage = f"what is owed to {run} is lost: {error}"
+            return None
 
     def commit(
         self, update: Update, body: bytes, region: str, residual: bytes | None, checkpoint: Checkpoint | None = None
@@ -138,9 +127,9 @@ class Spool:
         """
         with self._transaction() as db:
             db.execute(
-                "INSERT INTO outgoing (assignment, commit_number, run, header, region, body)"
-                " VALUES (?, ?, ?, ?, ?, ?)",
-                (*update.key, update.run, encode(update), region, body),
+                "INSERT INTO outgoing (assignment, commit_number, run, header, region, body, file)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (*update.key, update.run, encode(update), region, *self._put(body)),
             )
             self._owe(update.run, residual)
             if checkpoint is not None:
@@ -150,29 +139,34 @@ class Spool:
                 db.execute("DELETE FROM checkpoint")
                 self._finish(update.assignment)
         self._clear(checkpoint)
+        self._sweep()
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Training stands here by now."""
         with self._transaction():
             self._save(checkpoint)
         self._clear(checkpoint)
+        self._sweep()  # residuals may have given way
 
     def settle(self, update: Update, returned: bool) -> None:
         """Forget the update; if ``returned``, what it carried is owed again."""
         with self._transaction() as db:
             row = db.execute(
-                "SELECT body, region FROM outgoing WHERE assignment = ? AND commit_number = ?", update.key
+                "SELECT region, body, file FROM outgoing WHERE assignment = ? AND commit_number = ?", update.key
             ).fetchone()
             if row is None:
                 return
             db.execute("DELETE FROM outgoing WHERE assignment = ? AND commit_number = ?", update.key)
-            if not returned:
-                return
-            residual = self.residual(update.run)
-            try:
-                self._owe(update.run, give_back(row[0], update.coding, row[1], residual))
-            except ProtocolError as error:  # written by an agent that spoke another dialect
-                self.damage = f"what the update for {update.assignment} carried is lost: {error}"
+            if returned:
+                self._give_back(update, *row)
+        self._sweep()
+
+    def _give_back(self, update: Update, region: str, inline: bytes, file: bytes | None) -> None:
+        residual = self.residual(update.run)
+        try:
+            self._owe(update.run, give_back(self._content(inline, file), update.coding, region, residual))
+        except ProtocolError as error:  # written by an agent that spoke another dialect
+            self.damage = f"what the update for {update.assignment} carried is lost: {error}"
 
     def keep(self, number: int, event: DeviceEvent) -> None:
         with self._transaction() as db:
@@ -194,7 +188,7 @@ class Spool:
         """The residuals used longest ago go until the rest and the checkpoint fit into their half."""
         db = self._connection
         (used,) = db.execute("SELECT COALESCE(SUM(bytes), 0) FROM checkpoint").fetchone()
-        sizes = db.execute("SELECT number, LENGTH(tensors) FROM residual ORDER BY number DESC").fetchall()
+        sizes = db.execute("SELECT number, bytes FROM residual ORDER BY number DESC").fetchall()
         for number, size in sizes:
             used += size
             if used > self._half:
@@ -235,13 +229,47 @@ class Spool:
         db = self._connection
         db.execute("DELETE FROM residual WHERE run = ?", (run,))
         if residual is not None:
-            db.execute("INSERT INTO residual (run, tensors) VALUES (?, ?)", (run, residual))
+            db.execute(
+                "INSERT INTO residual (run, tensors, file, bytes) VALUES (?, ?, ?, ?)",
+                (run, *self._put(residual), len(residual)),
+            )
             db.execute(
                 "DELETE FROM residual WHERE number NOT IN"
                 " (SELECT number FROM residual ORDER BY number DESC LIMIT ?)",
                 (RUNS,),
             )
             self._make_room()
+
+    # What is large stands in files.
+
+    def _put(self, data: bytes) -> tuple[bytes, bytes | None]:
+        """What to write into a row for ``data``: itself, or the name of the file that has it."""
+        if len(data) <= INLINE:
+            return data, None
+        return b"", encode(self._files.put([memoryview(data)]))
+
+    def _content(self, inline: bytes, file: bytes | None) -> bytes:
+        """What stands in a row, or in its file; ProtocolError if that is lost."""
+        if file is None:
+            return inline
+        try:
+            return self._files.get(decode(File, file))
+        except FileLost as error:
+            raise ProtocolError(str(error)) from error
+
+    def _sweep(self) -> None:
+        """Files that no row names go."""
+        query = "SELECT file FROM outgoing UNION ALL SELECT file FROM residual"
+        with clearly(self._path):
+            named = [file for (file,) in self._connection.execute(query) if file is not None]
+        with suppress(ProtocolError):  # whoever cannot read the names had better not remove anything
+            self._files.clear({decode(File, file).number for file in named})
+
+    def _outgoing(self, header: bytes, inline: bytes, file: bytes | None) -> tuple[Update, bytes]:
+        update, body = decode(Update, header), self._content(inline, file)
+        if hashlib.sha256(body).hexdigest() != update.sha256:
+            raise ProtocolError(f"the body of the update for {update.assignment} is not what was stored")
+        return update, body
 
     def _readable(self, table: str, columns: str, read: Callable[..., T]) -> Iterator[tuple[int, T]]:
         """Rows of one of our tables by number; a row that cannot be read is deleted."""
@@ -255,7 +283,7 @@ class Spool:
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with _clearly(self._path):
+        with clearly(self._path):
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield self._connection
@@ -271,7 +299,7 @@ def peek(home: Path) -> tuple[Assignment | None, list[Update]]:
     path = home / NAME
     if not path.exists():
         return None, []
-    with _clearly(path), closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as db:
+    with clearly(path), closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as db:
         held = db.execute("SELECT text FROM assignment").fetchone()
         headers = db.execute("SELECT header FROM outgoing ORDER BY number").fetchall()
     try:
@@ -299,75 +327,3 @@ def obstacle(home: Path) -> str | None:
     if path.exists() and not os.access(path, os.W_OK):
         return f"the spool {path} cannot be written: it is read-only"
     return None
-
-
-def _outgoing(header: bytes, body: bytes) -> tuple[Update, bytes]:
-    update = decode(Update, header)
-    if hashlib.sha256(body).hexdigest() != update.sha256:
-        raise ProtocolError(f"the body of the update for {update.assignment} is not what was stored")
-    return update, body
-
-
-def _open(path: Path) -> sqlite3.Connection | None:
-    """A checked connection, None if the file is damaged."""
-    connection = sqlite3.connect(path, isolation_level=None, timeout=5)
-    try:
-        os.chmod(path, 0o600)
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("PRAGMA cache_size = -256")
-        if connection.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
-            connection.close()
-            return None
-        (version,) = connection.execute("PRAGMA user_version").fetchone()
-        steps = (_SCHEMA, _CHECKPOINT)[version:]
-        if version < VERSION:
-            connection.executescript(f"BEGIN IMMEDIATE;{''.join(steps)}PRAGMA user_version = {VERSION};COMMIT;")
-        elif version != VERSION:
-            raise HomeError(
-                f"{path} was written by a newer agent (format {version}, this one knows {VERSION})"
-            )
-        return connection
-    except sqlite3.DatabaseError as error:
-        connection.close()
-        if _code(error) in _DAMAGED:
-            return None
-        raise
-    except BaseException:
-        connection.close()
-        raise
-
-
-def _move_aside(path: Path) -> Path:
-    number = 1
-    while (aside := path.with_name(f"spool.corrupt-{number}")).exists():
-        number += 1
-    path.replace(aside)
-    for ending in ("-wal", "-shm"):  # they belong to the damaged file and must not meet the fresh one
-        leftover = path.with_name(path.name + ending)
-        if leftover.exists():
-            leftover.replace(aside.with_name(aside.name + ending))
-    return aside
-
-
-def _code(error: sqlite3.Error) -> int:
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF
-
-
-@contextmanager
-def _clearly(path: Path) -> Iterator[None]:
-    """What SQLite and the disk complain about, as a HomeError."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        causes = {
-            sqlite3.SQLITE_FULL: "the disk is full",
-            sqlite3.SQLITE_READONLY: "it is read-only",
-            sqlite3.SQLITE_CANTOPEN: "it cannot be opened",
-            sqlite3.SQLITE_IOERR: "the disk fails",
-            sqlite3.SQLITE_BUSY: "another process keeps it locked",
-        }
-        cause = causes.get(_code(error), "SQLite gave up")
-        raise HomeError(f"the spool {path} cannot be used: {cause} ({error})") from error
-    except OSError as error:
-        raise HomeError(f"the spool {path} cannot be used: {error.strerror}") from error

@@ -12,6 +12,8 @@ from typing import Any
 from .errors import HomeError
 
 FILE = "status.json"
+NO_SPOOL = "no-spool"
+"""State of an agent that cannot use its spool."""
 OFTEN = 60.0  # seconds between two writings of what changes all the time: a card wears out
 
 log = logging.getLogger(__name__)
@@ -56,13 +58,18 @@ def collect(home: Path, device: str, url: str) -> dict[str, Any]:
 
     alive = running(home)
     written = read(home) if alive else {}
-    reason = written.get("reason") if alive else spool.obstacle(home)
+    obstacle = spool.obstacle(home)
+    reason = obstacle or written.get("reason")
+    connected: bool | None = bool(written.get("connected"))
+    if obstacle is not None and alive:
+        # What it wrote last is from before: where the spool cannot be written, neither can its status.
+        connected, written = None, {"state": NO_SPOOL}
     try:
         held, updates = spool.peek(home)
     except OSError as error:
         raise HomeError(f"the spool in {home} cannot be read: {error}") from error
     except HomeError:
-        if alive or reason is None:
+        if reason is None:
             raise
         held, updates = None, []  # SQLite needs a little room even to read
     pointer = Shelf(home).pointer
@@ -72,7 +79,7 @@ def collect(home: Path, device: str, url: str) -> dict[str, Any]:
         "device": device,
         "url": url,
         "running": alive,
-        "connected": bool(written.get("connected")),
+        "connected": connected,
         "cause": written.get("cause"),
         "state": written.get("state", "starting" if alive else resting),
         "reason": reason,
@@ -82,6 +89,7 @@ def collect(home: Path, device: str, url: str) -> dict[str, Any]:
         "step": written.get("step"),
         "runtime": written.get("runtime"),
         "data": written.get("data"),
+        "clock": written.get("clock"),
         "board": written.get("board"),
         "model": None if model is None else {"version": model.version, "width": model.width, "trial": pointer.trial},
         "updates": [{"assignment": u.assignment, "bytes": u.size} for u in updates],
@@ -92,6 +100,8 @@ def sentences(status: dict[str, Any]) -> list[str]:
     """The answer for a person, line by line."""
     because = f" ({status['cause']})" if status["cause"] else ""
     how = "runs, connected" if status["connected"] else f"runs, not connected{because}"
+    if status["connected"] is None:
+        how = "runs; whether it is connected it cannot write down"
     lines = [f"{status['device']} at {status['url']}: the agent {how if status['running'] else 'is not running'}"]
     if status["running"] or status["state"] == "paused" or status["reason"]:
         lines.append(f"  state: {status['state']}" + (f": {status['reason']}" if status["reason"] else ""))
@@ -105,6 +115,8 @@ def sentences(status: dict[str, Any]) -> list[str]:
     if model := status["model"]:
         trial = ", on trial" if model["trial"] else ""
         lines.append(f"  model: {model['version']} at width {model['width']:g}{trial}")
+    if status["clock"]:
+        lines.append(f"  clock: {status['clock']}")
     if board := _board(status["board"] or {}):
         lines.append(f"  board: {board}")
     if updates := status["updates"]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ EXPECTED = "float32, int8 or topk-<fraction> as in topk-0.05"
 SCALE, GAP = ".scale", ".gap"
 _LARGEST = np.nextafter(np.finfo(np.float32).max / np.float32(127), np.float32(0))  # 127 of it are still finite
 _TOPK = re.compile(r"topk-(0\.[0-9]{1,4})")
+_BLOCK = 1 << 15  # elements that are worked on at a time
 _REACH = 256  # positions that one gap and the value behind it take at most
 
 
@@ -37,10 +38,16 @@ def feature(coding: str) -> str:
     return coding.partition("-")[0]
 
 
-def encode(difference: Mapping[str, Array], coding: str, residual: Mapping[str, Array]) -> tuple[Tensors, Weights]:
+def encode(
+    difference: Mapping[str, Array],
+    coding: str,
+    residual: Mapping[str, Array],
+    out: Mapping[str, Array] | None = None,
+) -> tuple[Tensors, Weights]:
     """Tensors that carry ``difference + residual``, and the residual that is left over (same shapes).
 
-    ProtocolError if the sum is not finite: it would stay in the residual for good.
+    ``out``: contiguous arrays for the latter, which may be those of ``difference``. ProtocolError if the sum is not
+    finite: it would stay in the residual for good.
     """
     fraction = _checked(coding, {name: array.shape for name, array in difference.items()})
     tensors: Tensors = {}
@@ -48,7 +55,7 @@ def encode(difference: Mapping[str, Array], coding: str, residual: Mapping[str, 
     # Tensor by tensor and in place: on a small board every copy of the model counts.
     for name, array in difference.items():
         with np.errstate(over="ignore"):
-            value = array + residual[name]
+            value = np.add(array, residual[name], out=None if out is None else out[name], order="C")
         if not finite({name: value}):
             raise ProtocolError("the difference or its residual is not finite")
         if not _compressed(coding, value.shape):
@@ -56,7 +63,12 @@ def encode(difference: Mapping[str, Array], coding: str, residual: Mapping[str, 
             continue
         said = _quantise(name, value) if fraction is None else _sparse(name, value, fraction)
         tensors.update(said)
-        left[name] = np.subtract(value, _value(said, name, coding, value.shape), out=value)
+        left[name] = value
+        if fraction is not None:
+            value -= _value(said, name, coding, value.shape)
+            continue
+        for rows in _blocks(value):
+            _rows(value)[rows] -= _rows(said[name])[rows].astype(np.float32) * said[name + SCALE]
     return tensors, left
 
 
@@ -127,8 +139,24 @@ def _steps(array: Array, scale: Array) -> NDArray[np.int8]:
 
 
 def _quantise(name: str, array: Array) -> Tensors:
-    scale = _scale(np.abs(array).max(axis=tuple(range(array.ndim - 1)), initial=0.0))
-    return {name: _steps(array, scale), name + SCALE: scale}
+    rows = _rows(array)
+    scale = _scale(np.maximum(rows.max(axis=0, initial=0.0), -rows.min(axis=0, initial=0.0)))
+    steps = np.empty(rows.shape, np.int8)
+    for block in _blocks(array):
+        steps[block] = _steps(rows[block], scale)
+    return {name: steps.reshape(array.shape), name + SCALE: scale}
+
+
+def _rows(array: NDArray[Any]) -> NDArray[Any]:
+    """A view [n, channels]."""
+    return array.reshape(-1, array.shape[-1]) if array.size else array.reshape(0, array.shape[-1])
+
+
+def _blocks(array: NDArray[Any]) -> Iterator[slice]:
+    """The rows of an array, as many at a time as make a block."""
+    rows = len(_rows(array))
+    step = max(1, _BLOCK // max(1, array.shape[-1]))
+    return (slice(start, start + step) for start in range(0, rows, step))
 
 
 def _sparse(name: str, array: Array, fraction: float) -> Tensors:

@@ -12,13 +12,13 @@ from .errors import ProtocolError, shown
 from .fields import between, check
 
 PROTOCOL = 1
-FEATURES = ("train", "int8", "topk", "commits", "refresh", "optimiser", "evaluate")
+FEATURES = ("train", "int8", "topk", "commits", "refresh", "optimiser", "evaluate", "labels")
 MAX_LABELS = 4096
 """Classes of the largest label histogram a device may tell."""
 
 
 def _one_per_class(check_in: CheckIn, attribute: Attribute[Any], value: tuple[int, ...]) -> None:
-    if len(value) != check_in.classes or len(value) > MAX_LABELS or not all(0 <= n < 1 << 31 for n in value):
+    if len(value) not in (0, check_in.classes) or len(value) > MAX_LABELS or not all(0 <= n < 1 << 31 for n in value):
         expected = f"a count for each of the {check_in.classes} classes, which are at most {MAX_LABELS}"
         raise ProtocolError(f"{attribute.name} is {shown(value)}, expected {expected}")
 
@@ -47,7 +47,8 @@ class Plan(Message):
     velocity begins at zero with every assignment), ``weight_decay``, ``clip`` (largest norm of a gradient, 0: any)
     and ``proximal`` (weight of the pull towards the weights that training began with) act as
     :class:`coordinator.compiler.optimiser.Training` says. ``roll`` shifts the subnetwork's channels. With
-    ``evaluate`` the device measures the weights it begins with on its hold-out. The update travels in ``coding``.
+    ``evaluate`` the device measures the weights it begins with on its hold-out; with ``labels`` its next check-in tells
+    how many samples of each class it has, if its owner allows that. The update travels in ``coding``.
     """
 
     width: float = field(validator=between(1 / 1024, 1))
@@ -65,6 +66,7 @@ class Plan(Message):
     proximal: float = field(default=0.0, validator=between(0, 1e6))
     roll: int = field(default=0, validator=fields.count)
     evaluate: bool = False
+    labels: bool = False
 
     def within(self, features: tuple[str, ...]) -> Plan:
         """This plan, less what an agent with ``features`` cannot do."""
@@ -79,6 +81,8 @@ class Plan(Message):
             plan = evolve(plan, momentum=0.0, dampening=0.0, weight_decay=0.0, clip=0.0, proximal=0.0)
         if "evaluate" not in features:
             plan = evolve(plan, evaluate=False)
+        if "labels" not in features:
+            plan = evolve(plan, labels=False)
         return plan
 
 
@@ -88,7 +92,8 @@ class CheckIn(Message):
 
     ``samples`` training samples of shape ``input`` with labels below ``classes``; ``held`` is the assignment
     the device still has in its spool, None if it is free; ``unsent`` are those whose updates wait for a final
-    receipt. ``labels`` counts the samples of each class, None unless the device's owner allows it to be told.
+    receipt. ``labels`` counts the samples of each class; None: the last plan did not ask; empty: the device's owner
+    does not allow it to be told.
     """
 
     id: str = field(validator=fields.name)

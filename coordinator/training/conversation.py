@@ -135,10 +135,9 @@ class Conversation:
     # -- work ----------------------------------------------------------------------------------------------------
 
     def _check_in(self, turn: Turn, device: str, check_in: CheckIn) -> None:
-        labels = unstructure(check_in).get("labels")  # not every agent tells
-        turn.seen(
-            device, agent=check_in.agent, runtime=check_in.runtime, samples=check_in.samples, labels=labels
-        )
+        # Who was not asked has told before, or will; what its owner does not want to be known is forgotten.
+        told = {} if check_in.labels is None else {"labels": list(check_in.labels) or None}
+        turn.seen(device, agent=check_in.agent, runtime=check_in.runtime, samples=check_in.samples, **told)
         self.rollouts.checked_in(turn, device, check_in.features)
         row = turn.session.execute(_STANDING, {"device": device}).one()
         run = self.runs.fitting(device, check_in)

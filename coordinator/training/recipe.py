@@ -42,6 +42,7 @@ class BasePlan:
     clip: float = 0.0
     proximal: float = 0.0
     evaluate: bool = False
+    labels: bool = False
 
     def plan(self) -> Plan:
         given = asdict(self, filter=lambda a, _: a.name != "lease")

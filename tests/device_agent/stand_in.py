@@ -8,6 +8,7 @@ import json
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -89,6 +90,7 @@ class StandIn:
         self.deployments: list[Deployment] = []
         self.deployed: list[Deployed] = []
         self.patience = 3600.0  # seconds until a device without work may ask again
+        self.ahead = 0.0  # seconds of its clock
         self.deaf = False  # while it is, chunks go unheard
         self.events: list[DeviceEvent] = []
         self.beats: list[Telemetry] = []
@@ -260,6 +262,9 @@ class StandIn:
         class Handler(BaseHTTPRequestHandler):
             def log_message(self, *_: Any) -> None:
                 pass
+
+            def date_time_string(self, timestamp: float | None = None) -> str:
+                return super().date_time_string((time.time() if timestamp is None else timestamp) + stand_in.ahead)
 
             def _answer(self, status: int, body: bytes, **headers: str) -> None:
                 self.send_response(status)

@@ -69,6 +69,7 @@ def test_enrol_then_status(
         "step": None,
         "runtime": None,
         "data": None,
+        "clock": None,
         "board": None,
         "model": None,
         "updates": [],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import subprocess
 import time
@@ -279,6 +280,16 @@ def test_training_in_hand_is_waited_for_as_long_as_the_lock(device: Device) -> N
     assert device.run() == [
         "downloading", "verifying", "staged", "waiting", "switching", "probation", "succeeded"
     ]  # fmt: skip
+
+
+def test_an_agent_goes_on_with_what_another_one_has_written(device: Device) -> None:
+    """As after an update and after a rollback: with more fields than it knows, and with fewer."""
+    device.told(deploy(manifest("model", 7, WORDS)))
+    saved = json.loads((device.home / NAME).read_text())
+    saved["current"]["colour"] = "blue"
+    del saved["current"]["facts"]
+    (device.home / NAME).write_text(json.dumps(saved))
+    assert device.run()[-1] == "succeeded"
 
 
 def test_what_is_on_trial_without_anybodys_knowing_goes_back(device: Device) -> None:

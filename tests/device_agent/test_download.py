@@ -16,6 +16,7 @@ import pytest
 from device_agent.address import Address
 from device_agent.download import Blobs, DownloadFailed, Fetching
 from protocol.messages import Blob
+from tests.device_agent.full_disk import full_disk
 
 CONTENT = Random(0).randbytes(300_000)
 
@@ -172,6 +173,15 @@ def test_bytes_that_stay_wrong_are_given_up(server: Server, tmp_path: Path) -> N
     with pytest.raises(DownloadFailed, match="not those of its hash"):
         blobs(server, tmp_path).fetch(BLOB, (), patience.fetching)
     assert patience.now <= 101
+
+
+def test_a_full_disk_is_not_taken_for_a_broken_network(server: Server, tmp_path: Path) -> None:
+    cache = blobs(server, tmp_path)
+    with full_disk(10_000), pytest.raises(DownloadFailed, match="cannot be written: File too large"):
+        cache.fetch(BLOB, (), Patience().fetching)
+    assert server.asked == [None]
+    cache.fetch(BLOB, (), Patience().fetching)
+    assert cache.cached(BLOB) == CONTENT
 
 
 @pytest.mark.parametrize("mood", ["too-much", "unsized"])

@@ -13,7 +13,7 @@ from device_agent import feedback
 from protocol import coding, tensors
 from protocol.errors import ProtocolError
 from protocol.subnetwork import Axis, Layout, Region, Subnetwork, layout_to_json
-from protocol.weights import Weights
+from protocol.weights import Weights, copy
 
 LAYOUT: Layout = {"w": (Axis(3), Axis(4, "h")), "b": (Axis(4, "h"),)}
 WHOLE = Region(LAYOUT)
@@ -48,7 +48,7 @@ def owed(residual: bytes | None) -> Weights:
 def test_carried_plus_owed_is_what_was_learnt(region: Region, how: str, seed: int) -> None:
     before = tensors.encode(drawn(WHOLE, seed + 1, 0.1), {"layout": layout_text()})
     difference = drawn(region, seed)
-    body, after = feedback.encode(difference, how, region, before)
+    body, after = feedback.encode(copy(difference), how, region, before)
     total, learnt = carried(body, region, how), region.lift(difference)
     for name, now in owed(after).items():
         np.testing.assert_allclose(total[name] + now, learnt[name] + owed(before)[name], atol=1e-6)
@@ -64,7 +64,7 @@ def layout_text() -> str:
 @pytest.mark.parametrize("how", ["int8", "topk-0.5", "float32"])
 def test_given_back_it_is_owed_in_full(region: Region, how: str) -> None:
     difference = drawn(region, 3)
-    body, after = feedback.encode(difference, how, region, None)
+    body, after = feedback.encode(copy(difference), how, region, None)
     returned = feedback.give_back(body, how, described(region), after)
     for name, now in owed(returned).items():
         np.testing.assert_allclose(now, region.lift(difference)[name], atol=1e-6)
@@ -87,7 +87,7 @@ def test_what_is_owed_travels_with_the_next_update() -> None:
 def test_another_layout_ends_the_residual() -> None:
     other = tensors.encode({"w": np.ones((3, 5), np.float32)}, {"layout": "another"})
     difference = drawn(WHOLE, 1)
-    body, _ = feedback.encode(difference, "float32", WHOLE, other)
+    body, _ = feedback.encode(copy(difference), "float32", WHOLE, other)
     np.testing.assert_array_equal(carried(body, WHOLE, "float32")["w"], difference["w"])
 
 
@@ -101,7 +101,7 @@ def test_a_residual_that_overflows_the_sum_is_let_go() -> None:
         {"w": np.full((3, 4), 3e38, np.float32), "b": np.zeros(4, np.float32)}, {"layout": layout_text()}
     )
     difference = {"w": np.full((3, 4), 2e38, np.float32), "b": np.zeros(4, np.float32)}
-    body, residual = feedback.encode(difference, "float32", WHOLE, huge)
+    body, residual = feedback.encode(copy(difference), "float32", WHOLE, huge)
     np.testing.assert_array_equal(carried(body, WHOLE, "float32")["w"], difference["w"])
     assert residual is None
 

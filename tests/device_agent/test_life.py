@@ -5,103 +5,26 @@ from __future__ import annotations
 import json
 import os
 import socket
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 from attrs import evolve
 
-from coordinator.compiler.spec import Dense, ModelSpec, Relu
 from device_agent import cli
 from device_agent.runtime import backends
-from protocol.messages import Plan
+from tests.device_agent.device import PLAN, SPEC, Device, kinds, write
 from tests.device_agent.stand_in import DEVICE, StandIn
 
 pytestmark = pytest.mark.skipif(not backends(), reason="no training runtime is installed")
-
-SPEC = ModelSpec("tiny", (8,), 3, (Dense(16), Relu(), Dense(3)))
-PLAN = Plan(width=0.5, batch=4, steps=20, learning_rate=0.1, coding="int8")
-ROOT = Path(__file__).parents[2]
-
-
-def write(path: Path, samples: int = 30, bad: bool = False, classes: int = 3) -> None:
-    """Whole or not at all, as a careful program would."""
-    x = np.random.default_rng(samples).normal(size=(samples, 8)).astype(np.float32)
-    x[0, 0] = np.nan if bad else 0
-    temporary = path.with_suffix(".tmp.npz")
-    np.savez(temporary, x=x, y=np.arange(samples) % classes)
-    temporary.rename(path)
-
-
-class Device:
-    """An enrolled device, its settings, its process."""
-
-    def __init__(self, folder: Path) -> None:
-        self.home, self.data, self.log = folder / "home", folder / "data", folder / "log"
-        self.data.mkdir()
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def settings(self, more: str = "") -> None:
-        self.home.mkdir(exist_ok=True)
-        table = '[data]\nsource = "npz"\nsettle = 0.0\nevery = 0.2\n'
-        (self.home / "agent.toml").write_text(f"{table}path = {json.dumps(str(self.data))}\n{more}")
-
-    def enrol(self, coordinator: StandIn) -> None:
-        if not (self.home / "agent.toml").exists():
-            self.settings()
-        arguments = ["--url", coordinator.url, "--token", coordinator.token, "--home", str(self.home)]
-        assert cli.main(["enrol", *arguments]) == 0
-
-    def start(self, coordinator: StandIn, **environ: str) -> None:
-        if not (self.home / "identity.json").exists():
-            self.enrol(coordinator)
-        with open(self.log, "ab") as log:
-            command = [sys.executable, "-m", "device_agent.cli", "run", "--home", str(self.home)]
-            variables = {**os.environ, "OMP_NUM_THREADS": "1", **environ}
-            self.process = subprocess.Popen(command, cwd=ROOT, stderr=log, env=variables)
-
-    def stop(self) -> str:
-        """End it politely; what it logged."""
-        assert self.process is not None
-        self.process.terminate()
-        assert self.process.wait(10) == 0
-        log = self.log.read_text()
-        assert "Traceback" not in log
-        return log
-
-    def status(self, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
-        capsys.readouterr()
-        assert cli.main(["status", "--json", "--home", str(self.home)]) == 0
-        found: dict[str, Any] = json.loads(capsys.readouterr().out)
-        return found
-
-    def until(self, capsys: pytest.CaptureFixture[str], test: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-        """The first status that passes ``test``."""
-        found: dict[str, Any] = {}
-        for _ in range(300):
-            # Until the agent has a spool there is nothing to ask it.
-            if (self.home / "status.json").exists() and test(found := self.status(capsys)):
-                return found
-            time.sleep(0.05)
-        raise AssertionError(found)
 
 
 @pytest.fixture
 def device(tmp_path: Path) -> Iterator[Device]:
     device = Device(tmp_path)
     yield device
-    if device.process is not None:
-        device.process.kill()
-        device.process.wait()
-
-
-def kinds(coordinator: StandIn) -> list[str]:
-    return [event.kind for event in coordinator.events]
+    device.kill()
 
 
 def test_data_that_breaks_is_said_everywhere_and_work_goes_on_when_it_is_mended(
@@ -144,13 +67,60 @@ def test_an_agent_starts_without_data_and_waits_for_it(
         device.stop()
 
 
-def test_a_class_map_beyond_the_model_is_said(device: Device, tmp_path: Path) -> None:
+def test_a_class_map_beyond_the_model_is_said_until_it_is_mended(
+    device: Device, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     write(device.data / "a.npz", classes=5)
-    with StandIn(SPEC, PLAN, 1, tmp_path / "ca") as coordinator:
+    with StandIn(SPEC, PLAN, 2, tmp_path / "ca") as coordinator:
         device.start(coordinator)
         assert coordinator.until(lambda: kinds(coordinator) == ["training-failed"])
         assert "the model has 3 classes, the data 5" in coordinator.events[0].text
+        reason = "training-failed: the model has 3 classes, the data 5"
+        device.until(capsys, lambda s: s["state"] == "idle" and s["reason"] == reason)
+        assert coordinator.until(lambda: coordinator.beats[-1].waiting == reason)
+        write(device.data / "a.npz")
+        assert coordinator.until(lambda: len(coordinator.stored) == 1)
+        device.until(capsys, lambda s: s["reason"] != reason)
         device.stop()
+
+
+def test_an_artifact_that_comes_corrupt_is_said_and_fetched_again(
+    device: Device, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(device.data / "a.npz")
+    with StandIn(SPEC, PLAN, 1, tmp_path / "ca") as coordinator:
+        name = coordinator.artifact.sha256
+        sound = coordinator.blobs[name]
+        coordinator.blobs[name] = sound[:-1] + bytes([sound[-1] ^ 1])
+        device.start(coordinator)
+        assert coordinator.until(lambda: kinds(coordinator) == ["download-failed"])
+        assert "its bytes are not those of its hash" in coordinator.events[0].text
+        device.until(capsys, lambda s: "its bytes are not those of its hash" in (s["reason"] or ""))
+        assert coordinator.until(lambda: "not those of its hash" in (coordinator.beats[-1].waiting or ""))
+        coordinator.blobs[name] = sound
+        assert coordinator.until(lambda: len(coordinator.stored) == 1)
+        device.stop()
+
+
+def test_a_clock_two_days_off_is_said_and_keeps_nobody_from_work(
+    device: Device, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """To the device it is the same whose clock is wrong."""
+    write(device.data / "a.npz")
+    with StandIn(SPEC, PLAN, 1, tmp_path / "ca", tls=True) as coordinator:
+        coordinator.ahead = 2 * 86400.0
+        device.start(coordinator)
+        assert coordinator.until(lambda: len(coordinator.stored) == 1)
+        status = device.until(capsys, lambda s: s["clock"] is not None)
+        assert status["clock"] == "the clock is 48.0 hours behind the coordinator's"
+        assert cli.main(["status", "--home", str(device.home)]) == 0
+        assert f"  clock: {status['clock']}" in capsys.readouterr().out
+        assert coordinator.until(lambda: kinds(coordinator) == ["clock-wrong"])
+        assert status["clock"] in coordinator.events[0].text
+        coordinator.ahead = 0.0
+        coordinator.restart_broker()  # whoever connects again asks again
+        device.until(capsys, lambda s: s["clock"] is None)
+        assert "event kind=clock-right text='the clock is right again'" in device.stop()
 
 
 def test_a_pause_stops_training_at_the_next_batch_and_costs_no_work(
@@ -218,6 +188,19 @@ def test_a_revoked_device_says_so_and_comes_back_if_that_is_undone(
     assert secret not in log
 
 
+@pytest.mark.parametrize(("settings", "told"), [("", [(), ()]), ("label_histogram = true", [None, (10, 10, 10)])])
+def test_labels_are_told_where_the_plan_asks_and_the_owner_allows_it(
+    device: Device, tmp_path: Path, settings: str, told: list[tuple[int, ...] | None]
+) -> None:
+    write(device.data / "a.npz")
+    with StandIn(SPEC, evolve(PLAN, labels=True), 1, tmp_path / "ca") as coordinator:
+        device.settings(f"[privacy]\n{settings}\n")
+        device.start(coordinator)
+        assert coordinator.until(lambda: len(coordinator.check_ins) == 2)
+        assert [check_in.labels for check_in in coordinator.check_ins] == told
+        device.stop()
+
+
 def test_systemd_hears_of_a_start_and_of_every_second_after(
     device: Device, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -229,15 +212,14 @@ def test_systemd_hears_of_a_start_and_of_every_second_after(
     ):
         systemd.bind(address)
         systemd.settimeout(30)
-        device.settings("[privacy]\nlabel_histogram = true\n")
         asked = {"NOTIFY_SOCKET": "@" + address[1:], "WATCHDOG_USEC": "60000000"}
+        device.settings()
         device.start(coordinator, **asked, SHOAL_AGENT_LOG_FORMAT="json")
         heard = []
         while heard.count("WATCHDOG=1") < 2:
             heard.append(systemd.recv(1000).decode())
         assert heard[0] == "READY=1"
         assert coordinator.until(lambda: len(coordinator.check_ins) == 1)
-        assert coordinator.check_ins[0].labels == (10, 10, 10), "the owner allows it"
         assert device.until(capsys, lambda s: s["reason"] == "nothing to do")["state"] == "idle"
         log = device.stop()
         while heard[-1] != "STOPPING=1":

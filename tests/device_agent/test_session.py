@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from device_agent import conversation as c
 from device_agent.outbox import Tag
-from protocol.messages import DeviceEvent, Progress, Status
+from protocol.messages import Amend, DeviceEvent, Progress, Status
 from tests.device_agent.conversation_partner import (
     RESULT,
     Device,
@@ -73,6 +73,21 @@ def test_the_next_update_tells_how_long_this_one_took_to_upload(working: Device)
     working.hear(receipt(first, "stored"))
     working.train("a2")
     assert working.update.timings.upload == 2
+
+
+@pytest.mark.parametrize(("allowed", "told"), [((2, 1), [None, (2, 1), None]), ((), [(), (), ()])])
+def test_labels_are_told_after_a_plan_that_asks_if_the_owner_allows_it(
+    device: Device, allowed: tuple[int, ...], told: list[tuple[int, ...] | None]
+) -> None:
+    device.session.offer = evolve(device.session.offer, classes=2, labels=allowed)
+    device.connect()
+    found = [device.check_in.labels]
+    for name, asks in (("a1", True), ("a2", False)):
+        work = assignment(device.check_in.id, name)
+        device.hear(evolve(work, plan=evolve(work.plan, labels=asks)))
+        device.hear(Amend(assignment=name, number=1, plan=None, reason="that was all"))
+        found.append(device.check_in.labels)
+    assert found == told
 
 
 def test_a_retry_is_obeyed(device: Device) -> None:

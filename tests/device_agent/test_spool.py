@@ -5,14 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import resource
 import signal
 import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +25,7 @@ from protocol import tensors
 from protocol.messages import DeviceEvent, Lineage, Timings, Update
 from protocol.subnetwork import Axis, layout_to_json
 from tests.device_agent.conversation_partner import assignment, checkpoint
+from tests.device_agent.full_disk import full_disk
 
 LAYOUT = {"w": (Axis(4),)}
 REGION = json.dumps({"layout": layout_to_json(LAYOUT), "channels": {}})
@@ -192,27 +190,17 @@ def test_a_full_disk_is_said_in_a_sentence(tmp_path: Path) -> None:
     spool = Spool(tmp_path)
     spool._connection.execute("PRAGMA max_page_count = 20")
     with pytest.raises(HomeError, match="the disk is full"):
-        spool.commit(update("a1", bytes(200_000)), bytes(200_000), REGION, None)
+        spool.commit(update("a1", body(1.0)), body(1.0), 200_000 * " ", None)
     assert spool.load().updates == ()
-
-
-@contextmanager
-def full_disk(room: int) -> Iterator[None]:
-    """No file may grow beyond ``room`` bytes; the system then refuses writes, as it does on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_disk_that_is_full_loses_nothing_and_is_used_again_when_there_is_room(tmp_path: Path) -> None:
     spool = Spool(tmp_path)
     commit(spool, "a1")
     big = update("a2", bytes(900_000))
-    with full_disk(300_000), pytest.raises(HomeError, match="cannot be used: the disk"):
+    with full_disk(300_000), pytest.raises(HomeError, match="cannot be used: File too large"):
         spool.commit(big, bytes(900_000), REGION, None)
+    assert spooled(tmp_path) == []
     assert [one.assignment for one, _ in spool.load().updates] == ["a1"]
     spool.commit(big, bytes(900_000), REGION, None)
     spool.close()
@@ -256,9 +244,9 @@ def test_the_spool_is_for_its_owner_only(tmp_path: Path) -> None:
 WRITER = """
 import sys
 from pathlib import Path
-from tests.device_agent.test_spool import Spool, assignment, body, commit
+from tests.device_agent.test_spool import Spool, assignment, body, commit, spools
 spool = Spool(Path(sys.argv[1]))
-number = int(sys.argv[2])
+number, spools.INLINE = int(sys.argv[2]), int(sys.argv[3])
 print("ready", flush=True)
 while True:
     number += 1
@@ -271,10 +259,10 @@ while True:
 """
 
 
-def _kill_while_writing(home: Path, start: int, wait: float) -> list[str]:
+def _kill_while_writing(home: Path, start: int, wait: float, inline: int) -> list[str]:
     """Run the writer, kill it without warning; the commits it had been told of."""
     process = subprocess.Popen(
-        [sys.executable, "-c", WRITER, str(home), str(start)],
+        [sys.executable, "-c", WRITER, str(home), str(start), str(inline)],
         stdout=subprocess.PIPE,
         text=True,
         cwd=Path(__file__).parents[2],
@@ -305,25 +293,63 @@ def _check_all_or_nothing(home: Path, told: list[str]) -> int:
         assert saved.held.id == f"a{last + 1}", "a committed assignment is held no more"
     for sent, content in saved.updates:
         assert content == body(float(sent.assignment[1:]))
+    assert len(list((home / spools.FOLDER).glob("*"))) in (0, len(saved.updates) + 1), "no file is left over"
     spool.close()
     return last
 
 
-def _kills(home: Path, count: int) -> None:
+def _kills(home: Path, count: int, inline: int) -> None:
     start = 0
     for number in range(count):
-        told = _kill_while_writing(home, start, 0.05 + 0.013 * (number % 17))
+        told = _kill_while_writing(home, start, 0.05 + 0.013 * (number % 17), inline)
         if (home / spools.NAME).exists() and (told or start):
             start = _check_all_or_nothing(home, told)
 
 
-def test_killed_at_any_moment_all_or_nothing_is_there(tmp_path: Path) -> None:
-    _kills(tmp_path, 5)
+@pytest.mark.parametrize("inline", [0, 1 << 20], ids=["files", "rows"])
+def test_killed_at_any_moment_all_or_nothing_is_there(tmp_path: Path, inline: int) -> None:
+    _kills(tmp_path, 4, inline)
 
 
 @pytest.mark.soak
-def test_killed_two_hundred_times(tmp_path: Path) -> None:
-    _kills(tmp_path, 200)
+@pytest.mark.parametrize("inline", [0, 1 << 20], ids=["files", "rows"])
+def test_killed_two_hundred_times(tmp_path: Path, inline: int) -> None:
+    _kills(tmp_path, 200, inline)
+
+
+# What is large stands in files.
+
+
+def spooled(home: Path) -> list[int]:
+    return sorted(path.stat().st_size for path in (home / spools.FOLDER).glob("*"))
+
+
+def test_large_bodies_and_residuals_are_files_that_go_with_their_rows(tmp_path: Path) -> None:
+    spool, content, left = Spool(tmp_path), bytes(90_000), tensors.encode({"w": np.ones(50_000, np.float32)})
+    sent = update("a1", content)
+    spool.commit(sent, content, REGION, left)
+    assert spooled(tmp_path) == [90_000, len(left)]
+    assert spool._connection.execute("SELECT SUM(LENGTH(body)) FROM outgoing").fetchone() == (0,)
+    spool.close()
+    spool = Spool(tmp_path)
+    assert spool.load().updates == ((sent, content),)
+    assert spool.residual("run") == left
+    spool.settle(sent, returned=False)
+    assert spooled(tmp_path) == [len(left)]
+    commit(spool, "a2", residual=None)
+    assert spooled(tmp_path) == []
+
+
+def test_a_file_that_is_lost_costs_its_row_and_is_named(tmp_path: Path) -> None:
+    spool, left = Spool(tmp_path), tensors.encode({"w": np.ones(50_000, np.float32)})
+    spool.commit(update("a1", bytes(90_000)), bytes(90_000), REGION, None)
+    commit(spool, "a2", residual=left)
+    for path in (tmp_path / spools.FOLDER).glob("*"):
+        path.write_bytes(bytes(10))
+    assert [sent.assignment for sent, _ in spool.load().updates] == ["a2"]
+    assert "is damaged" in str(spool.damage)
+    assert spool.residual("run") is None
+    assert "what is owed to run is lost" in str(spool.damage)
 
 
 # Checkpoints.
@@ -432,12 +458,16 @@ def test_residuals_give_way_to_the_checkpoint_the_oldest_first(tmp_path: Path) -
     assert len(spool.load().updates) == 3, "no update ever gives way"
 
 
-def test_a_spool_of_the_first_format_is_taken_over(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_spool_of_an_earlier_format_is_taken_over(tmp_path: Path, version: int) -> None:
     spool = Spool(tmp_path)
-    sent = commit(spool, "a1")
-    spool._connection.executescript("DROP TABLE checkpoint; PRAGMA user_version = 1;")
+    sent = commit(spool, "a1", residual=body(2.0))
+    columns = ("outgoing DROP COLUMN file", "residual DROP COLUMN file", "residual DROP COLUMN bytes")
+    older = "".join(f"ALTER TABLE {column};" for column in columns) + f"PRAGMA user_version = {version};"
+    spool._connection.executescript("DROP TABLE checkpoint;" + older if version == 1 else older)
     spool.close()
     again = Spool(tmp_path)
     assert again.load().updates == ((sent, body(1.0)),)
+    assert owed(again) == [2.0] * 4
     again.hold(assignment("c", "a2"))
     again.save(written(again, "a2", 0))

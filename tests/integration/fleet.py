@@ -166,6 +166,13 @@ class Server:
             return False
 
 
+def mosquitto(server: Server) -> int | None:
+    """The process id of its broker, None while there is none."""
+    assert server.process is not None
+    found = subprocess.run(["pgrep", "-P", str(server.process.pid), "mosquitto"], capture_output=True, text=True)
+    return int(found.stdout.split()[0]) if found.stdout else None
+
+
 def single_threaded() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 

@@ -3,6 +3,8 @@ healthy device beside trains on."""
 
 from __future__ import annotations
 
+import resource
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,7 +14,7 @@ import pytest
 from sqlalchemy import select
 
 from coordinator.demo.fleet import Agent
-from coordinator.store import models
+from coordinator.store import models, queries
 from protocol import topics
 from protocol.messages import DeviceEvent
 from protocol.wire import encode
@@ -213,6 +215,7 @@ def test_a_device_fetches_only_what_it_was_assigned(server: Server, rogue: Rogue
 
 
 def test_an_agent_with_a_corrupt_spool_moves_it_aside_and_goes_on(server: Server, healthy: Agent) -> None:
+    until(lambda: told(healthy, "settled"), "it trains")
     healthy.stop()
     healthy.wait()
     for path in healthy.home.glob("spool.db*"):
@@ -223,6 +226,23 @@ def test_an_agent_with_a_corrupt_spool_moves_it_aside_and_goes_on(server: Server
     assert (healthy.home / "spool.corrupt-1").exists()
     (text,) = until(lambda: events(server, "device-spool-damaged", healthy.name), "the coordinator was told")
     assert text == "the spool was damaged and is now spool.corrupt-1; updates not yet sent are lost"
+
+
+def test_an_agent_without_room_for_its_spool_says_so_and_goes_on_when_there_is_some(
+    server: Server, healthy: Agent
+) -> None:
+    until(lambda: told(healthy, "settled"), "it trains")
+    assert healthy.process is not None
+    unlimited = resource.prlimit(healthy.process.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(healthy.process.pid, resource.RLIMIT_FSIZE, (4096, unlimited[1]))
+    until(lambda: "no-spool" in server.api.get("devices", healthy.name)["row"]["flags"], "its page says so")
+    (reason,) = until(lambda: events(server, "device-spool-unusable", healthy.name), "and its journal why")
+    with server.database().read() as session:
+        attention = queries.overview(session, time.time()).attention
+    (trouble,) = (one for one in attention if one.kind == "no-spool")
+    assert trouble.cases[0].note == reason
+    resource.prlimit(healthy.process.pid, resource.RLIMIT_FSIZE, unlimited)
+    until(lambda: events(server, "device-spool-usable", healthy.name), "it can write again")
 
 
 def test_two_agents_do_not_share_a_home(server: Server, healthy: Agent) -> None:

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,7 +17,7 @@ from coordinator.demo.fleet import Agent
 from coordinator.store import models
 from tests.broker.test_conformance import need_mosquitto
 from tests.integration import accounts
-from tests.integration.fleet import RECIPE, TIERS, Fleet, Server, clouds, until
+from tests.integration.fleet import RECIPE, TIERS, Fleet, Server, clouds, mosquitto, until
 
 
 @pytest.fixture(scope="module")
@@ -55,18 +54,12 @@ def events(server: Server, kind: str) -> list[str]:
         return list(session.scalars(select(models.Event.text).where(models.Event.kind == kind)))
 
 
-def mosquitto(server: Server) -> int:
-    """The process id of the broker."""
-    assert server.process is not None
-    found = subprocess.run(["pgrep", "-P", str(server.process.pid), "mosquitto"], capture_output=True, text=True)
-    return int(found.stdout.split()[0])
-
-
 def test_agents_train_through_a_broker_that_is_killed(fleet: Fleet) -> None:
     server = fleet.server
     run = server.start_run(RECIPE.replace("goal = 3", "goal = 2"))
     server.advances(run)
     before = mosquitto(server)
+    assert before is not None
     os.kill(before, signal.SIGKILL)
     server.advances(run, by=3)
     assert mosquitto(server) != before

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
+import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
@@ -20,8 +23,9 @@ from coordinator.broker.embedded import EmbeddedBroker
 from coordinator.demo.fleet import Agent
 from coordinator.settings import Settings
 from coordinator.store import models
+from tests.broker.test_conformance import need_mosquitto
 from tests.integration import accounts
-from tests.integration.fleet import RECIPE, TIERS, Fleet, Server, named, told, until
+from tests.integration.fleet import RECIPE, TIERS, Fleet, Server, mosquitto, named, told, until
 
 TOPK = RECIPE.replace('"int8"', '"topk-0.1"')
 RATE = 100_000.0  # bytes/s
@@ -63,10 +67,43 @@ def together(tmp_path: Path) -> Iterator[tuple[Fleet, EmbeddedBroker]]:
         yield Fleet(server, closing), broker
 
 
-@pytest.mark.parametrize("kills", [pytest.param(4, id="few"), pytest.param(20, id="many", marks=pytest.mark.soak)])
-def test_restarts_of_the_broker_lose_nothing(together: tuple[Fleet, EmbeddedBroker], kills: int) -> None:
+KILLS = [pytest.param(1, id="one"), pytest.param(20, id="many", marks=pytest.mark.soak)]
+
+
+@pytest.mark.parametrize("kills", KILLS)
+def test_restarts_of_the_embedded_broker_lose_nothing(together: tuple[Fleet, EmbeddedBroker], kills: int) -> None:
     fleet, broker = together
     rng = np.random.default_rng(22)
+
+    def restart() -> None:
+        broker.stop()
+        time.sleep(rng.uniform(0.0, 1.0))
+        broker.start()
+
+    _restarts(fleet, restart, kills, rng)
+
+
+@pytest.mark.parametrize("kills", KILLS)
+def test_a_mosquitto_that_is_killed_loses_nothing(tmp_path: Path, kills: int) -> None:
+    """The coordinator starts it again."""
+    need_mosquitto()
+    with ExitStack() as closing:
+        server = Server(tmp_path / "home", ("--broker", "mosquitto"))
+        closing.callback(server.kill)
+        server.start()
+
+        def restart() -> None:
+            before = mosquitto(server)
+            assert before is not None
+            os.kill(before, signal.SIGKILL)
+            until(lambda: mosquitto(server) not in (None, before), "the coordinator has started another one")
+            until(lambda: _answers(server.mqtt_port), "which answers")
+
+        _restarts(Fleet(server, closing), restart, kills, np.random.default_rng(23))
+
+
+def _restarts(fleet: Fleet, restart: Callable[[], None], kills: int, rng: np.random.Generator) -> None:
+    """Restart the broker of a fleet at work at drawn moments. Prints how long after its return who was connected."""
     for agent in fleet.join(tuple(evolve(tier, pace=3.0) for tier in TIERS)):
         agent.run()
     run = fleet.server.start_run(RECIPE)
@@ -75,9 +112,7 @@ def test_restarts_of_the_broker_lose_nothing(together: tuple[Fleet, EmbeddedBrok
     for _ in range(kills):
         time.sleep(rng.uniform(0.0, 0.5))
         before = [told_connected(agent) for agent in fleet.agents]
-        broker.stop()
-        time.sleep(rng.uniform(0.0, 1.0))
-        broker.start()
+        restart()
         back = time.time()
         for agent, times in zip(fleet.agents, before, strict=True):
             until(lambda a=agent, t=times: len(told_connected(a)) > len(t), f"{agent.name} is connected again")
@@ -86,6 +121,14 @@ def test_restarts_of_the_broker_lose_nothing(together: tuple[Fleet, EmbeddedBrok
         assert accounts.check(fleet.server, fleet.agents, run).keys() <= {"stored", "applied"}
     until(lambda: all(told(agent, "settled") for agent in fleet.agents), "every agent has contributed")
     print(f"{kills} restarts; connected again after {np.round(sorted(waits), 2).tolist()} s")
+
+
+def _answers(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), 1).close()
+    except OSError:
+        return False
+    return True
 
 
 def told_connected(agent: Agent) -> list[float]:

@@ -257,7 +257,7 @@ RANGES = {
     (Telemetry, "goodput"): ([None, 0, 1e12], [-1, 2e12]),
     (Telemetry, "phases"): ([None, *NORMS[0]], NORMS[1]),
     (Telemetry, "waiting"): ([None, *TEXT[0]], TEXT[1]),
-    (CheckIn, "labels"): ([None, [0] * 10, [(1 << 31) - 1] * 10], [[], [0] * 9, [0] * 11, [-1] * 10, [1 << 31] * 10]),
+    (CheckIn, "labels"): ([None, [], [0] * 10, [(1 << 31) - 1] * 10], [[0] * 9, [0] * 11, [-1] * 10, [1 << 31] * 10]),
     (Capability, "speed"): ([None, *NORMS[0]], NORMS[1]),
     (DeviceEvent, "kind"): NAME,
     (DeviceEvent, "text"): TEXT,

@@ -7,11 +7,11 @@ import json
 
 import numpy as np
 import pytest
-from attrs import evolve, fields_dict
+from attrs import evolve
 
 from coordinator.store import models, registry
 from protocol import tensors
-from protocol.messages import Assignment, CheckIn, DeviceEvent, Progress, Retry, Telemetry
+from protocol.messages import Assignment, DeviceEvent, Progress, Retry, Telemetry
 from protocol.subnetwork import Region, layout_to_json, nested
 from protocol.wire import encode, frame
 
@@ -46,13 +46,14 @@ def test_an_update_tells_how_long_it_took_from_its_offer_on(house):
     assert house.row(models.Update).seconds_total == 12.5
 
 
-@pytest.mark.skipif("labels" not in fields_dict(CheckIn), reason="check-ins tell no labels")
 def test_a_check_in_tells_what_the_device_has_of_each_class(house):
     (a,) = house.enrol("a")
     a.check_in(labels=(40, 0, 10))
     assert house.row(models.Device).labels == [40, 0, 10]
     a.check_in()
-    assert house.row(models.Device).labels is None
+    assert house.row(models.Device).labels == [40, 0, 10], "it was not asked"
+    a.check_in(labels=())
+    assert house.row(models.Device).labels is None, "its owner allows it no more"
 
 
 def test_work_is_offered_with_everything_a_device_needs(house):

@@ -28,6 +28,7 @@ FLAGS: Final[Mapping[str, ColumnElement[bool]]] = {
     "hot": _temperature >= HOT,
     "low-disk": _disk_free < LOW_DISK,
     "no-data": Device.telemetry["state"].as_string() == "no-data",
+    "no-spool": Device.telemetry["state"].as_string() == "no-spool",
 }
 
 _count_updates = select(
@@ -323,6 +324,7 @@ def _row(
         "hot": temperature is not None and temperature >= HOT,
         "low-disk": disk_free is not None and disk_free < LOW_DISK,
         "no-data": beat.get("state") == "no-data",
+        "no-spool": beat.get("state") == "no-spool",
     }
     return DeviceRow(
         id=device.id,

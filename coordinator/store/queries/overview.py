@@ -47,7 +47,7 @@ class Case:
 class Attention:
     """``count`` devices (or runs) with the same trouble, and the first few of them.
 
-    Kind: refused, offline, late, hot, low-disk, no-data (about devices), idle-run (about runs) or rollout.
+    Kind: refused, offline, late, hot, low-disk, no-data, no-spool (about devices), idle-run (about runs) or rollout.
     """
 
     kind: str
@@ -147,10 +147,10 @@ def _with_status(session: Session, status: str) -> Attention:
 
 
 def _flagged(session: Session, flag: str) -> Attention:
-    measured = {"hot": "temperature", "low-disk": "disk_free", "no-data": "waiting"}[flag]
+    measured = {"hot": "temperature", "low-disk": "disk_free", "no-data": "waiting", "no-spool": "waiting"}[flag]
     condition = FLAGS[flag] & Device.status.not_in(("revoked", "offline"))
     told = Device.telemetry[measured]
-    value = told.as_string() if flag == "no-data" else told.as_float()
+    value = told.as_string() if measured == "waiting" else told.as_float()
     worst = value.desc() if flag == "hot" else value.asc()
     query = select(Device.id, Device.name, Device.last_seen_at, value).where(condition).order_by(worst)
     return _cases(session, flag, condition, query)
