@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from device_agent.address import parse
 from device_agent.data.source import Source
 from device_agent.duty import Duty
 from device_agent.endpoint import ROWS, Endpoint
@@ -190,7 +191,9 @@ def test_a_damaged_model_says_so(ask, tmp_path):
 
 def test_a_port_that_is_taken_stops_nobody(tmp_path, ask, caplog):
     settings = Settings(home=tmp_path, serve=Serve(port=ask.port))
-    serving = Serving(settings, Duty(settings, Source(function="none:none"), "litert", 0.0, lambda _: None))
+    nowhere = parse("http://127.0.0.1:1")
+    duty = Duty(settings, Source(function="none:none"), nowhere, "litert", 0.0, lambda _: None)
+    serving = Serving(settings, duty)
     serving.open()
     serving.close()
     assert f"serving-not host=127.0.0.1 port={ask.port}" in caplog.text
