@@ -60,6 +60,7 @@ from .identity import Identity
 from .link import Acked, Denied, Down, Incoming, Link, Up, broker
 from .overlay import Config
 from .service import Notifier
+from .serving import Serving
 from .session import Session
 from .settings import Settings
 from .spool import Spool
@@ -92,15 +93,15 @@ class Agent:
         backend = offers.backend(settings)
         self._duty = Duty(settings, settings.data, self._address, backend, self._started, self._inbox.put)
         self.orders = Orders(settings.home, self._address, recent, self._inbox.put)
-        kinds = Config(settings.home), Upgrade(settings.home, self._duty.backend)
+        self._serving = Serving(settings, self._duty)
+        kinds = Config(settings.home), Upgrade(settings.home, self._duty.backend), self._serving.kind
         self._deployments = Deployments(settings.home, identity, self._address, kinds, self._inbox.put)
         self._duty.deploys = self._deployments.takes
         cache = settings.home / "blobs", settings.cache_bytes
         self._blobs = Blobs(*cache, self._address, identity.device, identity.secret)
-        pace = settings.pace / settings.conditions.cpu_share
         self._workshop = Workshop(
             *(self._blobs, self._duty.gate, self._spool.checkpoints, self._duty.backend),
-            *(settings.threads, pace, settings.checkpoint_seconds, self._inbox.put),
+            *(settings.threads, settings.stretch, settings.checkpoint_seconds, self._inbox.put),
         )
         chance = Random()  # noqa: S311  # jitter, no secrets
         self._link = Link(broker(identity, settings.home), self._boot, chance, self._from_link, self._appeal)
@@ -130,6 +131,7 @@ class Agent:
         self._link.open()
         self._duty.open()
         self._deployments.open()
+        self._serving.open()
         self._notifier.ready()
         try:
             while not (self._stopping or self.orders.stopping or self._deployments.restart):
@@ -142,6 +144,7 @@ class Agent:
             if self._stopping or self.orders.forgotten:
                 self._notifier.stopping()
             self._deployments.close()
+            self._serving.close()
             self._workshop.close()
             self._duty.close()
             self._link.close()

@@ -28,6 +28,7 @@ EXIT_CODES = """exit codes:
   5  bad training data
   6  the coordinator cannot be reached
   7  the home cannot be written, or another agent uses it
+  8  no model is deployed, or it cannot be used
 """
 SETTINGS = """settings: agent.toml in the home, or environment variables SHOAL_AGENT_<NAME>:
   url          coordinator's address, if it is another than at enrolment
@@ -44,7 +45,7 @@ SETTINGS = """settings: agent.toml in the home, or environment variables SHOAL_A
   log_level    debug, info, warning or error (default info)
   log_format   text or json (default text)
   log_file     a file instead of stderr, rotated at 1 MiB
-  [data] [privacy] [conditions]  tables, described in docs/agent.md
+  [data] [privacy] [conditions] [serve]  tables, described in docs/agent.md
 """
 
 
@@ -89,6 +90,10 @@ def _parser() -> argparse.ArgumentParser:
         _command(commands, name, command, text, example).add_argument(
             "--json", action="store_true", help="answer in JSON"
         )
+    text = "ask the deployed model about the samples of a file; works while the agent runs"
+    infer = _command(commands, "infer", _infer, text, "infer sample.wav --json")
+    infer.add_argument("file", metavar="FILE", type=Path, help=".npz, .npy, .csv, .tsv, .wav, or an image")
+    infer.add_argument("--json", action="store_true", help="answer in JSON")
     logs = _command(commands, "logs", _logs, "what the agent logged", "logs --lines 20 --follow")
     logs.add_argument("--lines", type=int, default=50, metavar="N", help="how many (default 50)")
     logs.add_argument("--follow", action="store_true", help="and what comes, until Ctrl-C")
@@ -268,6 +273,13 @@ def _bench(arguments: argparse.Namespace) -> None:
     print(f"{'':8}" + "".join(f"{width:>8}" for width in speed.WIDTHS))
     for backend in speed.ranked(list(speeds), speeds):
         print(f"{backend:8}" + "".join(f"{speeds[backend][width]:8.2f}" for width in speed.WIDTHS))
+
+
+def _infer(arguments: argparse.Namespace) -> None:
+    from . import infer
+
+    answer = infer.ask(settings.load(arguments.home), arguments.file)
+    print(json.dumps(answer) if arguments.json else "\n".join(infer.sentences(answer)))
 
 
 def _systemd(arguments: argparse.Namespace) -> None:

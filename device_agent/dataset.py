@@ -39,10 +39,7 @@ class Dataset:
         """Samples as float32 [b, ...] (uint8 scaled to 0..1) and their labels [b]."""
         if self.rows is not None:
             indices = self.rows[indices]
-        x = self.x[indices]
-        if x.dtype == np.uint8:
-            x = np.multiply(x, np.float32(1 / 255), dtype=np.float32)
-        return x, self.y[indices]
+        return as_floats(self.x[indices]), self.y[indices]
 
     def histogram(self) -> tuple[int, ...]:
         """Samples of each class."""
@@ -64,7 +61,12 @@ def checked(x: NDArray[Any], y: NDArray[Any], classes: NDArray[Any] | None = Non
     bad = np.flatnonzero((y < 0) | (y >= count))
     if bad.size:
         raise DataError(f"y[{bad[0]}] is {y[bad[0]]}, expected a class number from 0 to {count - 1}")
-    return Dataset(_inputs(x), y.astype(np.int32), count)
+    return Dataset(inputs(x), y.astype(np.int32), count)
+
+
+def as_floats(x: NDArray[Any]) -> Array:
+    """As a model takes it: uint8 scaled to 0..1."""
+    return np.multiply(x, np.float32(1 / 255), dtype=np.float32) if x.dtype == np.uint8 else x
 
 
 def _classes(y: NDArray[Any], classes: NDArray[Any] | None) -> int:
@@ -75,7 +77,8 @@ def _classes(y: NDArray[Any], classes: NDArray[Any] | None) -> int:
     return int(classes)
 
 
-def _inputs(x: NDArray[Any]) -> NDArray[Any]:
+def inputs(x: NDArray[Any]) -> NDArray[Any]:
+    """``x`` [n, ...] as samples are kept: uint8, or float32 that is finite everywhere."""
     if x.dtype == np.uint8:
         return x
     if x.dtype.kind != "f":

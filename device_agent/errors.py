@@ -47,5 +47,15 @@ class HomeError(AgentError):
     exit_code = 7
 
 
+class ModelError(AgentError):
+    """The deployed model cannot be used."""
+
+    exit_code = 8
+
+
+class NoModel(ModelError):
+    """None is deployed."""
+
+
 class SpoolError(HomeError):
     """The spool cannot be used now; that may pass."""

@@ -43,6 +43,14 @@ class Privacy:
 
 
 @frozen(kw_only=True)
+class Serve:
+    """Settings ``[serve]``: where programs on this board ask the deployed model. Without a ``port`` nowhere."""
+
+    host: str = setting("127.0.0.1")
+    port: int | None = setting(None, 1, 65535)
+
+
+@frozen(kw_only=True)
 class Settings:
     """``heartbeat`` in seconds (None: what the coordinator asked for), ``cache_bytes`` for downloaded blobs.
 
@@ -67,10 +75,16 @@ class Settings:
     log_file: Path | None = field(default=None)
     privacy: Privacy = field(factory=Privacy)
     conditions: Conditions = field(factory=Conditions)
+    serve: Serve = field(factory=Serve)
+
+    @property
+    def stretch(self) -> float:
+        """What a training step takes in all, as a multiple of its own time."""
+        return self.pace / self.conditions.cpu_share
 
 
 KNOWN = tuple(attribute.name for attribute in fields(Settings) if attribute.name != "home")
-TABLES: dict[str, type] = {"data": Source, "privacy": Privacy, "conditions": Conditions}
+TABLES: dict[str, type] = {"data": Source, "privacy": Privacy, "conditions": Conditions, "serve": Serve}
 
 
 def default_home() -> Path:

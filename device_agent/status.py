@@ -54,6 +54,7 @@ def collect(home: Path, device: str, url: str) -> dict[str, Any]:
     """The answer of ``shoal-agent status``; HomeError if the spool cannot be read."""
     from . import spool
     from .home import paused, running
+    from .shelf import Shelf
 
     alive = running(home)
     written = read(home) if alive else {}
@@ -71,6 +72,8 @@ def collect(home: Path, device: str, url: str) -> dict[str, Any]:
         if reason is None:
             raise
         held, updates = None, []  # SQLite needs a little room even to read
+    pointer = Shelf(home).pointer
+    model = pointer.now
     resting = "paused" if paused(home) else "stopped"
     return {
         "device": device,
@@ -88,6 +91,7 @@ def collect(home: Path, device: str, url: str) -> dict[str, Any]:
         "data": written.get("data"),
         "clock": written.get("clock"),
         "board": written.get("board"),
+        "model": None if model is None else {"version": model.version, "width": model.width, "trial": pointer.trial},
         "updates": [{"assignment": u.assignment, "bytes": u.size} for u in updates],
     }
 
@@ -108,6 +112,9 @@ def sentences(status: dict[str, Any]) -> list[str]:
         lines.append(f"  data: {_data(data)}")
     if status["runtime"]:
         lines.append(f"  runtime: {status['runtime']}")
+    if model := status["model"]:
+        trial = ", on trial" if model["trial"] else ""
+        lines.append(f"  model: {model['version']} at width {model['width']:g}{trial}")
     if status["clock"]:
         lines.append(f"  clock: {status['clock']}")
     if board := _board(status["board"] or {}):

@@ -53,8 +53,8 @@ class Manifest(Message):
     | kind   | ``files``                                                       | ``facts``                            |
     |--------|-----------------------------------------------------------------|--------------------------------------|
     | agent  | a bundle for each target, e.g. ``aarch64-cp313``                | none                                 |
-    | model  | ``model.json``; for each width w ``infer-w.tflite``,            | what a device may accept:            |
-    |        | ``infer-w.json`` (the program for NumPy) and ``weights-w``      | ``accuracy``, ``milliseconds``, ...  |
+    | model  | ``model.json``; for each width w ``infer-w.tflite``,            | ``accuracy-w``, ``memory-w``, and    |
+    |        | ``infer-w.json`` (the program for NumPy) and ``weights-w``      | bounds: :mod:`protocol.model_card`   |
     | config | none; ``settings`` holds the text, as ``agent.toml`` would      | none                                 |
 
     Times are seconds since 1970; after ``expires_at`` no device begins with it.

@@ -22,6 +22,7 @@ from web import (
     models,
     new_run,
     pages,
+    promote,
     rollouts,
     settings,
     wording,
@@ -46,7 +47,7 @@ def create_blueprint(services: Services) -> Blueprint:
     live.install(blueprint, Answers(services.clock), memory)
     for page in (pages, chart_views, compare):
         page.install(blueprint, services, memory)
-    for part in (new_run, models, rollouts, history, enrol, settings, bulk, actions):
+    for part in (new_run, models, promote, rollouts, history, enrol, settings, bulk, actions):
         part.install(blueprint, services)
     blueprint.app_errorhandler(Exception)(_explain)
     return blueprint

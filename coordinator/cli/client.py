@@ -86,18 +86,19 @@ class Client:
         given = {name: value for name, value in query.items() if value is not None}
         return self._ask(Request(self._address(path) + (f"?{urlencode(given)}" if given else "")))  # noqa: S310
 
-    def post(self, *path: str, body: Any = None) -> Any:
+    def post(self, *path: str, body: Any = None, seconds: float = TIMEOUT) -> Any:
+        """The answer to a request that may take so many ``seconds``."""
         data = json.dumps(body).encode() if body is not None else b""
         request = Request(self._address(path), data, {"Content-Type": "application/json"})  # noqa: S310
-        return self._ask(request)
+        return self._ask(request, seconds)
 
     def _address(self, path: tuple[str, ...]) -> str:
         return f"{self.url}/api/v1/" + "/".join(quote(part, safe="") for part in path)
 
-    def _ask(self, request: Request) -> Any:
+    def _ask(self, request: Request, seconds: float = TIMEOUT) -> Any:
         request.add_header("Authorization", f"Bearer {self.token}")
         try:
-            with self._opener.open(request, timeout=TIMEOUT) as response:
+            with self._opener.open(request, timeout=seconds) as response:
                 return self._read(response)
         except HTTPError as error:
             raise Refused(self._refusal(error)) from error

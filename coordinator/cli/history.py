@@ -164,19 +164,25 @@ def events(home: Path | None, limit: int, form: str, **span: Any) -> None:
 
 
 @history.command
-@click.argument("run")
+@click.argument("run", required=False)
 @click.option("--version", type=click.IntRange(0), help="The newest, if none is given.")
+@click.option("--device", help="Instead of a run: the model that this device uses now.")
 @click.option("--format", "form", type=click.Choice(["json"]), default="json", show_default=True)
 @home_option
-def lineage(home: Path | None, run: str, version: int | None, form: str) -> None:
+def lineage(home: Path | None, run: str | None, version: int | None, device: str | None, form: str) -> None:
     """Where a version comes from: recipe, model, first weights, every device, every update of every version before.
 
     \b
     Example:
       shoal history lineage digits-1 --version 12 > lineage.json
+      shoal history lineage --device pico > lineage.json
     """
+    if (run is None) == (device is None) or (device is not None and version is not None):
+        raise click.UsageError("Name a run, and perhaps its version, or a --device.")
     with opened(home) as database, database.read() as session:
-        origin = origins.origin(session, run, version)
+        used = {} if device is None else origins.running(session, device)
+        run = run if run is not None else used["run"]
+        origin = {**used, **origins.origin(session, run, used.get("version", version))}
         click.echo(json.dumps(origin, ensure_ascii=False)[:-1], nl=False)
         for name, rows in (("devices", origins.devices), ("versions", origins.versions)):
             click.echo(f', "{name}": ', nl=False)

@@ -7,14 +7,15 @@ import click
 from coordinator.cli import exchange, networks
 from coordinator.cli.client import Client, operates
 from coordinator.cli.output import json_option, moment, print_json, table
+from coordinator.cli.promote import promote_model
 
 
 @click.group
 def model() -> None:
     """The models there are: what they cost, how they come in and how they go out.
 
-    SPEC is a name of the zoo (`shoal model list`) or a JSON file with a specification. All but `list` and `export RUN`
-    work without a coordinator.
+    SPEC is a name of the zoo (`shoal model list`) or a JSON file with a specification. All but `list`,
+    `export RUN` and `promote` work without a coordinator.
 
     \b
     Example:
@@ -26,7 +27,7 @@ def model() -> None:
 
 for command in (
     *(networks.compile_command, networks.inspect, networks.profile, networks.bench),
-    *(exchange.import_model, exchange.export_model),
+    *(exchange.import_model, exchange.export_model, promote_model),
 ):
     model.add_command(command)
 

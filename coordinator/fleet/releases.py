@@ -25,9 +25,11 @@ from sqlalchemy.orm import Session
 from coordinator.errors import ShoalError
 from coordinator.fleet import bundles
 from coordinator.store.blobs import Blobs
-from coordinator.store.models import Event, Release
+from coordinator.store.models import Event, ModelVersion, Release
+from protocol import model_card
 from protocol.deployments import KINDS, MAX_MANIFEST, Manifest, ReleaseFile
 from protocol.errors import ProtocolError
+from protocol.model_card import ModelCard
 from protocol.remote_settings import read_settings
 from protocol.wire import decode, encode
 
@@ -181,7 +183,21 @@ def admit(
     for file in manifest.files:
         if not blobs.has(file.sha256, file.size):
             raise ShoalError("not-found", f"The file {file.name} with sha256 {file.sha256} is not here")
-    return _add(session, text, signature, now=now, by=by, notes=notes)
+    run, version = _source(session, blobs, manifest)
+    return _add(session, text, signature, now=now, by=by, notes=notes, run=run, model_version=version)
+
+
+def _source(session: Session, blobs: Blobs, manifest: Manifest) -> tuple[str | None, int | None]:
+    """The version of a run of ours that a model was made from, as its card says."""
+    file = manifest.file(model_card.CARD)
+    if manifest.kind != "model" or file is None:
+        return None, None
+    try:
+        card = decode(ModelCard, blobs.get(file.sha256))
+    except ProtocolError:
+        return None, None
+    known = session.get(ModelVersion, (card.run, card.version))
+    return (card.run, card.version) if known is not None and known.sha256 == card.sha256 else (None, None)
 
 
 def withdraw(session: Session, id: int, now: float, *, by: str) -> None:

@@ -9,7 +9,17 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from coordinator.errors import ShoalError
-from coordinator.store.models import Assignment, Device, Metric, Model, ModelVersion, Run, Update
+from coordinator.store.models import (
+    Assignment,
+    Device,
+    DeviceRelease,
+    Metric,
+    Model,
+    ModelVersion,
+    Release,
+    Run,
+    Update,
+)
 
 CHUNK: Final = 1000
 
@@ -31,6 +41,27 @@ _UPDATE = (
     "sha256",
     "at",
 )
+
+
+def running(session: Session, device: str) -> dict[str, Any]:
+    """The released model that a device says it runs, and since when: what :func:`origin` goes back from. ShoalError
+    not-found for a device that is unknown or runs none of ours."""
+    known = session.scalar(select(Device.id).where((Device.id == device) | (Device.name == device)).limit(1))
+    if known is None:
+        raise ShoalError("not-found", f"There is no device {device[:80]!r}")
+    said = session.get(DeviceRelease, (known, "model"))
+    release = session.get(Release, said.release_id) if said is not None and said.release_id is not None else None
+    if said is None or release is None or release.run_id is None:
+        what = "no released model" if said is None else f"model {said.version}, which was not released from a run here"
+        raise ShoalError("not-found", f"Device {known} runs {what}")
+    told = {"version": release.version, "manifest": release.sha256, "released_at": release.created_at}
+    return {
+        "device": known,
+        "since": said.at,
+        "release": {**told, "released_by": release.created_by},
+        "run": release.run_id,
+        "version": release.model_version,
+    }
 
 
 def origin(session: Session, run: str, version: int | None = None) -> dict[str, Any]:

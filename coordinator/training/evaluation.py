@@ -135,9 +135,15 @@ class Evaluation:
         normed = bool(self._inference.statistics)
         self._probe = TrainStep(compile_model(self._spec, part, BATCH, "train").content) if normed else None
 
-    def measure(self, weights: Weights) -> tuple[float, float]:
-        """Accuracy and mean cross-entropy of the whole model's weights; ``WORST`` where it is not finite."""
-        return self._measured(weights, self._dataset)
+    def measure(self, weights: Weights, statistics: Weights | None = None) -> tuple[float, float]:
+        """Accuracy and mean cross-entropy of the model's weights, or of a subnetwork's; ``WORST`` where it is not
+        finite. ``statistics`` are what :meth:`statistics` gave for them, if that was asked already."""
+        return self._measured(weights, self._dataset, statistics)
+
+    def statistics(self, weights: Weights) -> Weights:
+        """Of batch norms, over the test set, as these weights are measured with; empty if there are none."""
+        self._fit(weights)
+        return self._statistics(weights, self._dataset)
 
     @property
     def has_control(self) -> bool:
@@ -149,17 +155,26 @@ class Evaluation:
             raise ShoalError("bad-dataset", "The test set's file holds no control set")
         return self._measured(weights, self._dataset.control)
 
-    def _measured(self, weights: Weights, dataset: Dataset) -> tuple[float, float]:
+    def _measured(
+        self, weights: Weights, dataset: Dataset, statistics: Weights | None = None
+    ) -> tuple[float, float]:
         with np.errstate(invalid="ignore", over="ignore"):
-            accuracy, loss = self._measure(weights, dataset)
+            accuracy, loss = self._measure(weights, dataset, statistics)
         return accuracy, loss if math.isfinite(loss) else WORST
 
-    def _measure(self, weights: Weights, dataset: Dataset) -> tuple[float, float]:
+    def _fit(self, weights: Weights) -> None:
+        """Have the network that these weights are of."""
         shapes = {name: value.shape for name, value in weights.items()}
         if shapes != self._inference.shapes:
             self._compile(counted(layout(self._spec), shapes))
-        probe = self._probe
-        self._inference.load(weights, batch_statistics(self._spec, probe, weights, dataset.x) if probe else {})
+
+    def _statistics(self, weights: Weights, dataset: Dataset) -> Weights:
+        return batch_statistics(self._spec, self._probe, weights, dataset.x) if self._probe else {}
+
+    def _measure(self, weights: Weights, dataset: Dataset, statistics: Weights | None) -> tuple[float, float]:
+        self._fit(weights)
+        found = self._statistics(weights, dataset) if statistics is None else statistics
+        self._inference.load(weights, found)
         correct, loss = 0, 0.0
         for start in range(0, len(dataset.y), BATCH):
             y = dataset.y[start : start + BATCH]

@@ -18,13 +18,13 @@ from .source import Samples, Source, Unreadable
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".pgm", ".ppm", ".webp", ".gif", ".tif", ".tiff")
 MAX_PIXELS = 64_000_000  # of one file; more is taken for an attack
-_MODES = {"grey": "L", "rgb": "RGB"}
+MODES = {"grey": "L", "rgb": "RGB"}
 
 
 def samples(source: Source, budget: Budget, settled_before: float) -> Samples:
     """uint8 [n, height, width, 1 or 3]; images of another size are scaled to ``shape`` = [height, width, ...]."""
-    path, pillow = source.where(), _pillow()
-    channels = len(_MODES[source.color].replace("L", "1"))
+    path, pillow = source.where(), library()
+    channels = len(MODES[source.color].replace("L", "1"))
     shape = source.shape or ()
     if len(shape) < 2 or (len(shape) == 3 and shape[2] != channels) or len(shape) > 3:
         raise DataError(
@@ -39,7 +39,7 @@ def samples(source: Source, budget: Budget, settled_before: float) -> Samples:
     skipped: list[str] = []
     for index, file in enumerate(found.files):
         try:
-            x[len(good)] = _pixels(pillow, file, _MODES[source.color], shape).reshape(size[1:])
+            x[len(good)] = pixels(pillow, file, MODES[source.color], shape).reshape(size[1:])
         except Unreadable as error:
             skipped.append(str(error))
             continue
@@ -50,7 +50,8 @@ def samples(source: Source, budget: Budget, settled_before: float) -> Samples:
     return Samples(x[: len(good)], np.array(good), skipped=tuple(skipped))
 
 
-def _pixels(pillow: Any, file: Path, mode: str, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+def pixels(pillow: Any, file: Path, mode: str, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """One image in a mode of ``MODES``, scaled to ``shape`` = (height, width, ...); Unreadable if it is none."""
     try:
         with pillow.open(file) as image:
             if image.width * image.height > MAX_PIXELS:
@@ -63,7 +64,8 @@ def _pixels(pillow: Any, file: Path, mode: str, shape: tuple[int, ...]) -> NDArr
         raise Unreadable(f"{file} cannot be read as an image: {error}") from error
 
 
-def _pillow() -> Any:
+def library() -> Any:
+    """Pillow; DataError where it is not installed."""
     try:
         return importlib.import_module("PIL.Image")
     except ImportError as error:

@@ -20,6 +20,7 @@ PAGES = [
     "/runs/new",
     "/runs/har-night",
     "/runs/har-night/versions",
+    "/runs/har-night/promote",
     "/runs/har-wide",
     "/models",
     f"/models/{ZOO['cnn1d'].sha256}",

@@ -15,7 +15,7 @@ from tests.web.test_trouble import impatient, locked
 pytestmark = pytest.mark.browser
 
 AXE = Path(os.environ.get("SHOAL_AXE", Path(__file__).parents[2] / ".axe/node_modules/axe-core/axe.min.js"))
-FOR_OPERATORS = ("/runs/new", "/history/sql")
+FOR_OPERATORS = ("/runs/new", "/runs/har-night/promote", "/history/sql")
 FOUND = """async () => (await axe.run(document, { resultTypes: ['violations'] })).violations
     .filter(one => ['serious', 'critical'].includes(one.impact))
     .map(one => `${one.id}: ${one.nodes.map(node => node.target.join(' ')).slice(0, 3).join(' | ')}`)"""

@@ -71,6 +71,7 @@ def test_enrol_then_status(
         "data": None,
         "clock": None,
         "board": None,
+        "model": None,
         "updates": [],
     }
     assert cli.main(["status", "--home", str(home)]) == 0

@@ -46,6 +46,7 @@ from protocol.messages import (
     Timings,
     Update,
 )
+from protocol.model_card import ModelCard, ModelSize
 from protocol.subnetwork import CLASSES, Axis, Layout
 
 SHA = "0123456789abcdef" * 4
@@ -119,6 +120,11 @@ EXAMPLES: dict[type[Message], Message] = {
             id="e-1", number=4, state="failed", text="no room", facts={"free_bytes": 1e6}, retry=True
         ),
         Deployed(kind="model", version="har-3.41", manifest=SHA),
+        ModelSize(width=0.5, flops=1200, bytes=4000, memory=12_000, accuracy=0.75),
+        ModelCard(
+            model="har", input=(128, 9), classes=6, run="har-3", version=41, sha256=SHA,
+            sizes=(ModelSize(width=0.5, flops=1200, bytes=4000, memory=12_000),),
+        ),
         NextSecret(secret="s" * 43),
         Accepted(device="pi-3"),
         Status(state="online"),
@@ -217,6 +223,10 @@ _FIELDS: dict[type[Message], dict[str, st.SearchStrategy[Any]]] = {
         "facts": norms, "retry": st.booleans(),
     },
     Deployed: {"kind": st.sampled_from(KINDS), "version": versions, "manifest": _maybe(sha256s)},
+    ModelSize: {
+        "width": st.floats(1 / 1024, 1), "flops": naturals, "bytes": naturals, "memory": naturals,
+        "accuracy": _maybe(shares),
+    },
     NextSecret: {"secret": secrets},
     Accepted: {"device": names},
     Status: {"state": st.sampled_from(["online", "offline"])},
@@ -255,6 +265,10 @@ MESSAGES[Fresh] = st.builds(
 )  # fmt: skip
 MESSAGES[Lineage] = st.builds(
     Lineage, version=counts, shape_epoch=counts, merges=st.lists(MESSAGES[Merge], max_size=3).map(tuple)
+)  # fmt: skip
+MESSAGES[ModelCard] = st.builds(
+    ModelCard, model=texts, input=sizes, classes=st.integers(1, 1_000_000), run=names,
+    version=counts, sha256=sha256s, sizes=MESSAGES[ModelSize].map(lambda size: (size,)),
 )  # fmt: skip
 MESSAGES[Update] = st.builds(
     Update, assignment=names, commit=commits, run=names, lineage=MESSAGES[Lineage], samples=counts, steps=counts,

@@ -9,7 +9,7 @@ from sqlalchemy import Select, and_, func, select
 from sqlalchemy.orm import Session, aliased
 
 from coordinator.errors import ShoalError
-from coordinator.store.models import Metric, Model, ModelVersion, Run, Snapshot
+from coordinator.store.models import Metric, Model, ModelVersion, Release, Run, Snapshot
 from coordinator.store.queries.page import Columns, Order, Page
 
 _accuracy, _loss = aliased(Metric), aliased(Metric)
@@ -37,10 +37,18 @@ class ModelRow:
     last_run: float | None
 
 
+@frozen
+class ReleaseName:
+    """A release of a model."""
+
+    id: int
+    version: str
+
+
 @frozen(kw_only=True)
 class VersionRow:
     """A version of a run's model. ``sha256`` is its weights' hash, ``updates`` how many it merged; ``kept`` says
-    whether its weights can still be had."""
+    whether its weights can still be had, ``releases`` as what it was released."""
 
     version: int
     at: float
@@ -50,6 +58,7 @@ class VersionRow:
     accuracy: float | None
     loss: float | None
     kept: bool
+    releases: tuple[ReleaseName, ...] = ()
 
 
 def models(session: Session) -> tuple[ModelRow, ...]:
@@ -93,6 +102,10 @@ def versions(session: Session, run: str, order: Order) -> Page[VersionRow]:
         .order_by(*order.by(SORTS, ModelVersion.version))
     )
     kept = {newest, *session.scalars(select(Snapshot.version).where(Snapshot.run_id == run))}
+    released: dict[int | None, list[ReleaseName]] = {}
+    named = select(Release.model_version, Release.id, Release.version).where(Release.run_id == run)
+    for number, id, name in session.execute(named.order_by(Release.number)):
+        released.setdefault(number, []).append(ReleaseName(id, name))
     return Page(
         tuple(
             VersionRow(
@@ -104,6 +117,7 @@ def versions(session: Session, run: str, order: Order) -> Page[VersionRow]:
                 accuracy=accuracy,
                 loss=loss,
                 kept=made.version in kept,
+                releases=tuple(released.get(made.version, ())),
             )
             for made, accuracy, loss in session.execute(query.limit(order.size).offset(order.offset))
         ),
