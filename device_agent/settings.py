@@ -16,6 +16,8 @@ from typing import Any
 
 from attrs import Attribute, field, fields, frozen, resolve_types
 
+from protocol.remote_settings import REMOTE
+
 from .conditions import Conditions
 from .data.source import Source
 from .errors import HomeError, UsageError
@@ -27,9 +29,7 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 BACKENDS = ("litert", "tflite", "numpy")
 FLEET = "fleet.toml"
 """In the home: settings that were released to the fleet. Those of the owner's agent.toml go before."""
-RELEASED = (
-    "heartbeat", "threads", "cache_bytes", "pace", "checkpoint_seconds", "spool_bytes", "log_level", "conditions"
-)  # fmt: skip
+RELEASED = tuple(dict.fromkeys(name.partition(".")[0] for name in REMOTE))
 """What may be set from afar: never whom the device listens to, what it trains on, nor what it tells."""
 
 log = logging.getLogger(__name__)
