@@ -18,7 +18,9 @@ _SECONDS = 900.0
 
 @click.command("promote")
 @click.argument("run")
-@click.option("--version", default=NEWEST, show_default=True, help="A number, newest, or best.")
+@click.option(
+    "--version", default=NEWEST, show_default=True, help="A number, newest, or best (of those whose weights are kept)."
+)
 @click.option("--name", default="", help="What the release is called (default: RUN-vVERSION).")
 @click.option("--notes", default="", help="What is new.")
 @click.option("--width", "widths", type=float, multiple=True, help="Only these (default: every one that is any good).")
