@@ -135,9 +135,9 @@ def forget(home: Path) -> None:
     """Nothing is left of who this device was, of what it trained, and of where; its settings and data stay."""
     for name in ("identity", "enrolment", "rotation", "commands", "deployments", "status"):
         (home / f"{name}.json").unlink(missing_ok=True)
-    for path in (home / "authority.pem", home / "paused", *home.glob("spool*"), *home.glob("fleet.toml*")):
+    for path in (home / "authority.pem", home / "paused", *home.glob("spool.*"), *home.glob("fleet.toml*")):
         path.unlink(missing_ok=True)
-    for folder in ("blobs", "checkpoint", "releases", "update"):
+    for folder in ("blobs", "checkpoint", "models", "releases", "spooled", "update"):
         shutil.rmtree(home / folder, ignore_errors=True)
 
 

@@ -114,7 +114,6 @@ def test_without_its_thread_or_its_broker_it_does_not_count_as_alive(tmp_path, m
         monkeypatch.setattr("coordinator.app.PATIENCE", 0.0001)
         while coordinator.lively:
             pass
-        assert link.silence > 0
         assert coordinator.healthy
         monkeypatch.setattr("coordinator.app.PATIENCE", 60.0)
         assert coordinator.lively, "it may come back"

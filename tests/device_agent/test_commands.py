@@ -168,7 +168,7 @@ def test_forgetting_leaves_settings_and_data_only(tmp_path: Path) -> None:
     gone = ("identity.json", "authority.pem", "rotation.json", "spool.db", "spool.db-wal", "status.json", "paused")
     for name in (*gone, "agent.toml", "x.npz"):
         (tmp_path / name).write_text("")
-    for folder in ("blobs", "checkpoint"):
+    for folder in ("blobs", "checkpoint", "models", "releases", "spooled", "update"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "1.f32").write_text("weights")
     forget(tmp_path)
