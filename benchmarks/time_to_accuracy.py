@@ -40,13 +40,19 @@ SEEDS: Final = "10-14"
 OUT: Final = Path("out") / NAME
 SHARE: Final = 0.98
 """Of FedAvg's final accuracy: the target."""
+JUDGED: Final = ("fedavg", "fedbuff", "composed")
+"""Those that the rows are made of."""
 POINT: Final = 1.0
 """What the composed recipe may lose against FedBuff, in points."""
 ROUND: Final = 'kind = "fedavg"; goal = {goal}; timeout = 0'
 COHORT: Final = 'kind = "cohort"; goal = {goal}; over_selection = 0'
+BUFFER: Final = 'kind = "fedbuff"; goal = 5'
 FULL: Final = 'kind = "fixed"'
+HALF: Final = 'kind = "fixed"; width = 0.5'
 STATIC: Final = 'kind = "heterofl"; widths = { fast = 1.0, middle = 0.5, slow = 0.25 }'
-WHALE: Final = 'kind = "whale_fl"; delay = 1; half_window = 1; widths = [1.0, 0.5, 0.25]'
+WHALE: Final = 'kind = "whale_fl"; delay = 1; half_window = 1'
+WIDER: Final = 'kind = "whale_fl"; delay = 0; half_window = 0; widths = [1.0, 0.5]'
+COMMITS: Final = 'kind = "adsp"; period = 60; rate = 10; top = 30; shortest = 1; warm_up = 1; epoch = 0; periods = 1'
 
 Results = Mapping[str, Mapping[int, dict[str, Any]]]
 """What a seed came to, by recipe and seed."""
@@ -54,8 +60,8 @@ Results = Mapping[str, Mapping[int, dict[str, Any]]]
 
 @frozen
 class Task:
-    """``experiments`` by recipe, ``fedavg``, ``fedbuff`` and ``composed`` among them. ``bars``: at most this share of
-    FedAvg's and of FedBuff's time."""
+    """``experiments`` by recipe, those of JUDGED among them. ``bars``: at most this share of FedAvg's and of FedBuff's
+    time."""
 
     name: str
     experiments: Mapping[str, Experiment]
@@ -66,7 +72,7 @@ def run(progress: Callable[[str], None]) -> list[Row]:
     """Rows ``time_to_accuracy.<task>.vs_fedavg``, ``.vs_fedbuff`` and ``.final_gap``."""
     rows: list[Row] = []
     for task in tasks(OUT):
-        rows += judged(task, simulated(task, OUT, seeds_of(SEEDS), os.cpu_count() or 1, progress))
+        rows += judged(task, simulated(task, JUDGED, OUT, seeds_of(SEEDS), os.cpu_count() or 1, progress))
     for row in rows:
         progress(f"{row.name}: {row.value:.3g} {row.unit}, bar {row.reference}")
     return rows
@@ -79,10 +85,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--cores", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--task", default="", help="one task alone")
+    parser.add_argument("--recipes", default="", help="some recipes beside fedavg and fedbuff, e.g. composed,adsp")
     given = parser.parse_args()
+    seeds = seeds_of(given.seeds)
     for task in tasks(given.out):
         if given.task in ("", task.name):
-            print(table(task, simulated(task, given.out, seeds_of(given.seeds), given.cores, print)), flush=True)
+            others = given.recipes.split(",") if given.recipes else task.experiments
+            names = tuple(dict.fromkeys(("fedavg", "fedbuff", *others)))
+            print(table(task, simulated(task, names, given.out, seeds, given.cores, print)), flush=True)
 
 
 # -- what is simulated -------------------------------------------------------------------------------------------------
@@ -104,7 +114,7 @@ def fashion(out: Path) -> Task:
     shared: dict[str, Any] = {"data": str(_picked(out, 6000, 1500)), "devices": 100, "split": "dirichlet:0.5"}
     shared |= {"control": "0.05", "population": "phones-flash", "model": _network("conv2d", [28, 28, 1], 3, 10)}
     plan: dict[str, Any] = {"batch": 16, "steps": 8, "learning_rate": 0.2, "lease": 3600}
-    return Task("fashion", _experiments(shared, plan, goal=10, until=("40m", "4m")), (0.35, 0.8))
+    return Task("fashion", _experiments(shared, plan, goal=10, until=("40m", "2m")), (0.35, 0.8))
 
 
 def _experiments(
@@ -114,10 +124,14 @@ def _experiments(
     rounds, together = ROUND.format(goal=goal), COHORT.format(goal=goal)
     made = {
         "fedavg": (rounds, together, FULL),
-        "heterofl": (rounds, together, STATIC),
-        "whale-fl": (rounds, together, WHALE),
-        "fedbuff": ('kind = "fedbuff"; goal = 5', FULL),
+        "fedbuff": (BUFFER, FULL),
+        "composed": ('kind = "fedasmu"', WIDER, COMMITS),
         "fedasmu": ('kind = "fedasmu"', 'kind = "fresh_model"', FULL),
+        "whale-fl": (rounds, together, WHALE),
+        "adsp": ('kind = "adsp_sum"', COMMITS, FULL),
+        "heterofl": (rounds, together, STATIC),
+        "fedbuff-half": (BUFFER, HALF),
+        "fedavg-half": (rounds, together, HALF),
     }
     return {
         name: Experiment(
@@ -163,18 +177,18 @@ def _picked(out: Path, train: int, test: int) -> Path:
 
 
 def simulated(
-    task: Task, out: Path, seeds: Sequence[int], cores: int, progress: Callable[[str], None]
+    task: Task, names: Sequence[str], out: Path, seeds: Sequence[int], cores: int, progress: Callable[[str], None]
 ) -> dict[str, dict[int, dict[str, Any]]]:
-    """What every recipe comes to with every seed; what is there already is not repeated."""
+    """What each of these recipes comes to with every seed; what is there already is not repeated."""
     found: dict[str, dict[int, dict[str, Any]]] = {}
-    for name, wanted in task.experiments.items():
+    for name in names:
 
         def told(said: Report, name: str = name) -> None:
             if said.state != "going":
                 progress(f"{task.name} {name}: seed {said.seed} {said.state} {said.text}")
 
         folder = out / task.name / name
-        prepared = experiment.prepare(wanted)
+        prepared = experiment.prepare(task.experiments[name])
         experiment.write(prepared.experiment, folder)
         if not Crew(prepared.experiment, folder, cores).run(seeds, told):
             raise Unavailable("Interrupted. The same command goes on from here.")

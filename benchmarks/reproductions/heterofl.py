@@ -1,8 +1,8 @@
 """HeteroFL's controls: is a mixture of widths better than everybody at one small width?
 
 Diao, Ding, Tarokh (ICLR 2021) report that subnetworks of mixed widths keep nearly the full model's accuracy. Whether
-that is the mixture's merit shows only beside "everybody at one width". Scaled: HAR's 561 features, 80 synchronous rounds of
-all 20 devices of WHALE-FL's table (``--full``: the MLP of 256 and 128 for an hour).
+that is the mixture's merit shows only beside "everybody at one width". Scaled: HAR's 561 features, 80 synchronous
+rounds of all 20 devices of WHALE-FL's table (``--full``: the MLP of 256 and 128 for an hour).
 """
 
 from __future__ import annotations
