@@ -137,7 +137,7 @@ class Evaluation:
 
     def measure(self, weights: Weights) -> tuple[float, float]:
         """Accuracy and mean cross-entropy of the whole model's weights; ``WORST`` where it is not finite."""
-        return self._measured(weights, self._dataset)
+        return self.measured(weights, self._dataset)
 
     @property
     def has_control(self) -> bool:
@@ -147,9 +147,10 @@ class Evaluation:
         """The same on the control set."""
         if self._dataset.control is None:
             raise ShoalError("bad-dataset", "The test set's file holds no control set")
-        return self._measured(weights, self._dataset.control)
+        return self.measured(weights, self._dataset.control)
 
-    def _measured(self, weights: Weights, dataset: Dataset) -> tuple[float, float]:
+    def measured(self, weights: Weights, dataset: Dataset) -> tuple[float, float]:
+        """The same on other samples."""
         with np.errstate(invalid="ignore", over="ignore"):
             accuracy, loss = self._measure(weights, dataset)
         return accuracy, loss if math.isfinite(loss) else WORST
