@@ -51,8 +51,9 @@ FULL: Final = 'kind = "fixed"'
 HALF: Final = 'kind = "fixed"; width = 0.5'
 STATIC: Final = 'kind = "heterofl"; widths = { fast = 1.0, middle = 0.5, slow = 0.25 }'
 WHALE: Final = 'kind = "whale_fl"; delay = 1; half_window = 1'
-WIDER: Final = 'kind = "whale_fl"; delay = 0; half_window = 0; widths = [1.0, 0.5]'
-COMMITS: Final = 'kind = "adsp"; period = 60; rate = 10; top = 30; shortest = 1; warm_up = 1; epoch = 0; periods = 1'
+NARROW_TO_WIDE: Final = 'kind = "whale_fl"; delay = 0; half_window = 0; beta = 0.5; widths = [1.0, 0.5, 0.25]'
+COMMITS: Final = 'kind = "adsp"; period = 12; rate = 2; top = 30; shortest = 1; epoch = 0; periods = 1'
+SEARCHED: Final = 'kind = "adsp"; period = 60; rate = 10; top = 30; shortest = 1; warm_up = 1; epoch = 120'
 
 Results = Mapping[str, Mapping[int, dict[str, Any]]]
 """What a seed came to, by recipe and seed."""
@@ -125,10 +126,11 @@ def _experiments(
     made = {
         "fedavg": (rounds, together, FULL),
         "fedbuff": (BUFFER, FULL),
-        "composed": ('kind = "fedasmu"', WIDER, COMMITS),
+        "composed": ('kind = "fedasmu"', NARROW_TO_WIDE, COMMITS),
+        "composed-full-width": ('kind = "fedasmu"', FULL, COMMITS),
         "fedasmu": ('kind = "fedasmu"', 'kind = "fresh_model"', FULL),
         "whale-fl": (rounds, together, WHALE),
-        "adsp": ('kind = "adsp_sum"', COMMITS, FULL),
+        "adsp": ('kind = "adsp_sum"', SEARCHED, FULL),
         "heterofl": (rounds, together, STATIC),
         "fedbuff-half": (BUFFER, HALF),
         "fedavg-half": (rounds, together, HALF),
