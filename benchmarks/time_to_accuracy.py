@@ -9,7 +9,7 @@ has on the same seed's split; a run that never does counts as long as it went on
 the composed recipe's time over theirs, geometric means over pairs of a seed; ``.final_gap`` is by how many points of
 final accuracy it stays behind FedBuff at full width, where at most one is wanted.
 
-Constants were chosen on the seeds 0 to 2, judged are the seeds 10 to 14. ``python -m benchmarks.time_to_accuracy``
+Constants were chosen on the seeds 0 and 1, judged are the seeds 10 to 14. ``python -m benchmarks.time_to_accuracy``
 prints every recipe; results stay in ``out/time_to_accuracy``, and what was interrupted goes on.
 """
 
@@ -240,7 +240,7 @@ def table(task: Task, found: Results) -> str:
         final = comparison.spread([comparison.final_accuracy(one) for one in mine.values()])
         lines.append(
             f"| {name} | {sum(one.reached for one in spent[name].values())}/{len(mine)} | {_told(seconds, '.0f')} "
-            f"| {_interval(times(spent, name, 'fedavg'))} | {_interval(times(spent, name, 'fedbuff'))} "
+            f"| {_share(spent, name, 'fedavg')} | {_share(spent, name, 'fedbuff')} "
             f"| {_told(final, '.4f')} | {fmean(map(comparison.waiting_share, mine.values())):.2f} |"
         )
     return "\n".join(lines)
@@ -250,7 +250,10 @@ def _told(value: comparison.Spread, form: str) -> str:
     return f"{value.mean:{form}}" + (f" ± {value.deviation:{form}}" if value.deviation is not None else "")
 
 
-def _interval(one: Ratio) -> str:
+def _share(spent: Mapping[str, Mapping[int, Cost]], name: str, reference: str) -> str:
+    if name == reference:
+        return "1"
+    one = times(spent, name, reference)
     return f"{one.mean:.2f}" + (f" ({one.low:.2f}–{one.high:.2f})" if one.low is not None else "")
 
 
