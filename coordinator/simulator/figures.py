@@ -22,6 +22,8 @@ PALETTE: Final = ("#2668a8", "#c2570c", "#0b7a75", "#8a3ffc", "#b3261e", "#6b728
 SHADES: Final = ("#b9d9e8", "#8cc1dd", "#5aa2cb", "#2f78a8", "#12507b")
 """From the narrowest width to the widest."""
 STATES: Final = {"training": "#0b7a75", "transfer": "#2668a8", "waiting": "#e3b341", "away": "#c9d1d9"}
+LEGEND_ROW: Final = 18
+"""Pixels."""
 GRID: Final = 240
 """Points of a mean curve."""
 AXES: Final = {
@@ -251,11 +253,12 @@ def _first(entry: Entry) -> dict[str, Any]:
 
 
 def _legend(plot: Any, items: Sequence[LegendItem], columns: int = 3) -> None:
-    """Above the figure, where it hides nothing."""
+    """Above the figure, where it hides nothing; the figure grows by every further row."""
     legend = Legend(
         items=list(items), orientation="horizontal", border_line_color=None, background_fill_color=None,
         label_text_font="system-ui, sans-serif", label_text_font_size="11px", label_text_color=TONES["mute"],
-        margin=2, spacing=12, glyph_width=16,
+        margin=2, padding=4, spacing=4, glyph_width=16, glyph_height=14, label_height=14,
     )  # fmt: skip
     legend.ncols = columns
+    plot.height += LEGEND_ROW * ((len(items) - 1) // columns)
     plot.add_layout(legend, "above")
