@@ -257,7 +257,7 @@ def _legend(plot: Any, items: Sequence[LegendItem], columns: int = 3) -> None:
     legend = Legend(
         items=list(items), orientation="horizontal", border_line_color=None, background_fill_color=None,
         label_text_font="system-ui, sans-serif", label_text_font_size="11px", label_text_color=TONES["mute"],
-        margin=2, padding=4, spacing=4, glyph_width=16, glyph_height=14, label_height=14,
+        margin=2, spacing=4, glyph_width=16, glyph_height=14, label_height=14,
     )  # fmt: skip
     legend.ncols = columns
     plot.height += LEGEND_ROW * ((len(items) - 1) // columns)
