@@ -1,8 +1,8 @@
 """HeteroFL's controls: is a mixture of widths better than everybody at one small width?
 
 Diao, Ding, Tarokh (ICLR 2021) report that subnetworks of mixed widths keep nearly the full model's accuracy. Whether
-that is the mixture's merit shows only beside "everybody at one width". Scaled: HAR's 561 features, 20 devices of
-WHALE-FL's table in synchronous rounds (``--full``: the MLP of 256 and 128 for an hour).
+that is the mixture's merit shows only beside "everybody at one width". Scaled: HAR's 561 features, 80 synchronous
+rounds of all 20 devices of WHALE-FL's table (``--full``: the MLP of 256 and 128 for an hour).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def main() -> None:
             population="whale-paper",
             data=trial.data("har_features"),
             devices=20,
-            until="1h" if given.full else "20m or 150 versions",
+            until="1h" if given.full else "80 versions",
             split="dirichlet:0.5",
             model="mlp" if given.full else trial.SMALL,
             fineness=0.02,

@@ -33,6 +33,7 @@ class Speed:
         self._begin = begin
         self._rng, self._changing = rng, rng.spawn(1)[0]
         self._own = math.exp(rng.normal(0, compute.spread)) if compute.spread else 1.0
+        self._samples: dict[float, float] = {}  # by width: every step asks
         self._turns, self._drawn = [begin], [1.0]  # from each moment on, a factor
         self._known_until = begin if compute.change_every else math.inf
 
@@ -47,6 +48,11 @@ class Speed:
 
     def sample(self, width: float) -> float:
         """Seconds per sample, before factors that change with time."""
+        if width not in self._samples:
+            self._samples[width] = self._sample(width)
+        return self._samples[width]
+
+    def _sample(self, width: float) -> float:
         table = self._compute.ms_per_sample
         cost = _flops(self._costs, width)
         if table is None:

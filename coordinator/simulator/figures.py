@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
-from bokeh.models import ColumnDataSource, FactorRange, NumeralTickFormatter
+from bokeh.models import BasicTicker, ColumnDataSource, FactorRange, NumeralTickFormatter
 from bokeh.models.annotations import Legend, LegendItem
 from bokeh.models.annotations.geometry import Span
 from numpy.typing import NDArray
@@ -22,6 +22,8 @@ PALETTE: Final = ("#2668a8", "#c2570c", "#0b7a75", "#8a3ffc", "#b3261e", "#6b728
 SHADES: Final = ("#b9d9e8", "#8cc1dd", "#5aa2cb", "#2f78a8", "#12507b")
 """From the narrowest width to the widest."""
 STATES: Final = {"training": "#0b7a75", "transfer": "#2668a8", "waiting": "#e3b341", "away": "#c9d1d9"}
+LEGEND_ROW: Final = 18
+"""Pixels."""
 GRID: Final = 240
 """Points of a mean curve."""
 AXES: Final = {
@@ -93,7 +95,7 @@ def widths(entry: Entry) -> Any:
     number = len(total)
     factor, unit = _span(number * spans)
     columns["x"] = (np.arange(number) + 0.5) * spans / factor
-    plot = charts.plot(TONES, 220)
+    plot = charts.plot(TONES, _height(_lanes(entry)))
     shades = SHADES[-len(names) :] if len(names) <= len(SHADES) else [SHADES[-1]] * len(names)
     stacked = plot.vbar_stack(
         [f"w{n}" for n in range(len(names))], x="x", width=0.9 * spans / factor, source=ColumnDataSource(columns),
@@ -112,6 +114,7 @@ def staleness(comparison: Comparison) -> Any:
     """Share of the updates that are at most so stale, by experiment."""
     plot = charts.plot(TONES, 260)
     items = []
+    most = 1
     for number, entry in enumerate(comparison.entries):
         counts: dict[int, int] = {}
         for found in entry.results.values():
@@ -121,11 +124,14 @@ def staleness(comparison: Comparison) -> Any:
         if not values:
             continue
         shares = np.cumsum([counts[value] for value in values]) / sum(counts.values())
-        # A step that begins at zero, so that "all are fresh" is a line as well.
-        source = ColumnDataSource({"x": [-0.5, *values, values[-1] + 1], "y": [0.0, *shares, 1.0]})
+        # A step that rises from zero, so that "all are fresh" is a line as well.
+        source = ColumnDataSource({"x": [0, *values, values[-1] + 1], "y": [0.0, *shares, 1.0]})
+        most = max(most, values[-1] + 1)
         line = plot.step("x", "y", source=source, mode="after", color=PALETTE[number % len(PALETTE)], line_width=2)
         items.append(LegendItem(label=entry.label, renderers=[line]))
     plot.xaxis.axis_label = "versions the model had advanced"
+    plot.xaxis.ticker = BasicTicker(min_interval=1)
+    plot.x_range.start, plot.x_range.end = 0, most
     plot.yaxis.formatter = NumeralTickFormatter(format="0 %")
     plot.y_range.start, plot.y_range.end = 0, 1.03
     _legend(plot, items)
@@ -156,8 +162,7 @@ def fairness(comparison: Comparison) -> Any:
 
 def timeline(entry: Entry) -> Any:
     """The first assignments of some devices of one seed: when each was offered and when its update came."""
-    bars = _first(entry)["timeline"]
-    lanes = list(dict.fromkeys(sorted(bar[0] for bar in bars)))
+    bars, lanes = _first(entry)["timeline"], _lanes(entry)
     most = sorted({bar[3] for bar in bars})
     shade = dict(zip(most, SHADES[-len(most) :], strict=False))
     # As long as it takes until a device has done some twenty things; all of it would be a wall.
@@ -172,7 +177,7 @@ def timeline(entry: Entry) -> Any:
         "width": [f"{bar[3]:g}" for bar in shown],
         "outcome": [bar[4] for bar in shown],
     }
-    plot = charts.plot(TONES, 62 + 15 * max(3, len(lanes)), y_range=FactorRange(factors=lanes[::-1]))
+    plot = charts.plot(TONES, _height(lanes), y_range=FactorRange(factors=lanes[::-1]))
     drawn = plot.hbar(
         "lane", left="left", right="right", height=0.72, fill_color="colour", fill_alpha="alpha",
         line_color=TONES["card"], line_width=0.6, source=ColumnDataSource(columns),
@@ -182,6 +187,16 @@ def timeline(entry: Entry) -> Any:
     plot.x_range.start, plot.x_range.end = 0, end
     plot.ygrid.visible = False
     return plot
+
+
+def _lanes(entry: Entry) -> list[str]:
+    """The devices of a timeline."""
+    return sorted({bar[0] for bar in _first(entry)["timeline"]})
+
+
+def _height(lanes: Sequence[str]) -> int:
+    """Pixels of a timeline, and of what stands beside it."""
+    return max(220, 62 + 15 * len(lanes))
 
 
 def _resampled(entry: Entry, axis: str) -> tuple[Floats, Floats]:
@@ -238,11 +253,12 @@ def _first(entry: Entry) -> dict[str, Any]:
 
 
 def _legend(plot: Any, items: Sequence[LegendItem], columns: int = 3) -> None:
-    """Above the figure, where it hides nothing."""
+    """Above the figure, where it hides nothing; the figure grows by every further row."""
     legend = Legend(
         items=list(items), orientation="horizontal", border_line_color=None, background_fill_color=None,
         label_text_font="system-ui, sans-serif", label_text_font_size="11px", label_text_color=TONES["mute"],
-        margin=2, spacing=12, glyph_width=16,
+        margin=2, spacing=4, glyph_width=16, glyph_height=14, label_height=14,
     )  # fmt: skip
     legend.ncols = columns
+    plot.height += LEGEND_ROW * ((len(items) - 1) // columns)
     plot.add_layout(legend, "above")

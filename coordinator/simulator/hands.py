@@ -143,8 +143,9 @@ def fitted(collection: Collection, spec: ModelSpec) -> Array:
 
 
 def deal(collection: Collection, devices: int, split: str, held_out: str, seed: int, control: str = "") -> Dealt:
-    """Who gets what. ``held_out`` and ``control`` are a share (``0.2``) or people (``5,17,25``), or empty for what the
-    file sets apart; without that, 0.2 of all and 0.1 of what is left then."""
+    """Who gets what. ``held_out`` and ``control`` are a share (``0.2``), people (``5,17,25``), so many people that the
+    seed draws (``subjects:3``), or empty for what the file sets apart; without that, 0.2 of all and 0.1 of what is left
+    then."""
     everything = np.arange(len(collection.y))
     own = np.flatnonzero(collection.control) if collection.control is not None else everything[:0]
     test = _apart(collection, np.setdiff1d(everything, own), held_out, collection.test, "0.2", seed, "held out")
@@ -189,15 +190,27 @@ def _apart(
     if re.fullmatch(r"0?\.\d+", wanted) and float(wanted) > 0:
         order = generator(seed, purpose).permutation(len(rows))
         return np.sort(rows[order[: max(1, int(len(rows) * float(wanted)))]])
-    if re.fullmatch(r"\d+(,\d+)*", wanted):
+    if re.fullmatch(r"\d+(,\d+)*|subjects:\d+", wanted):
         if collection.subject is None:
             raise ShoalError("bad-dataset", f"{collection.name} says nobody's samples apart: it has no array subject")
-        people = np.array([int(one) for one in wanted.split(",")])
-        if missing := set(people.tolist()) - set(np.unique(collection.subject[rows]).tolist()):
-            raise ShoalError("bad-dataset", f"{collection.name} has no samples of subject {min(missing)} to set apart")
-        return rows[np.isin(collection.subject[rows], people)]
-    sentence = f"{purpose} is {wanted!r}, expected a share such as 0.2, or subjects such as 5,17"
+        owners = collection.subject[rows]
+        return rows[np.isin(owners, _people(collection.name, np.unique(owners), wanted, seed, purpose))]
+    sentence = f"{purpose} is {wanted!r}, expected a share such as 0.2, subjects such as 5,17, or subjects:3"
     raise ShoalError("bad-request", sentence)
+
+
+def _people(name: str, there: NDArray[np.int64], wanted: str, seed: int, purpose: str) -> NDArray[np.int64]:
+    """Those that ``wanted`` names, or as many of all as it says, drawn by the seed."""
+    if wanted.startswith("subjects:"):
+        number = int(wanted.partition(":")[2])
+        if not 0 < number < len(there):
+            sentence = f"{name} has {len(there)} subjects: {wanted} leaves none to set apart or train"
+            raise ShoalError("bad-dataset", sentence)
+        return generator(seed, purpose).permutation(there)[:number]
+    people = np.array([int(one) for one in wanted.split(",")])
+    if missing := set(people.tolist()) - set(there.tolist()):
+        raise ShoalError("bad-dataset", f"{name} has no samples of subject {min(missing)} to set apart")
+    return people
 
 
 Splitter = Callable[[Collection, Rows, int, np.random.Generator], list[Rows]]

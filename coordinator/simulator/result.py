@@ -16,7 +16,7 @@ from coordinator.simulator.experiment import Prepared
 from coordinator.simulator.until import smoothed
 from coordinator.simulator.world import BEGIN, Mark, World
 from coordinator.store.models import Assignment, Update
-from coordinator.training.evaluation import Dataset, Evaluation
+from coordinator.training.evaluation import Dataset
 from coordinator.training.live import LiveRun
 from protocol.weights import digest
 
@@ -64,7 +64,7 @@ def summary(
         "curve": _columns(world.curve),
         "widths": _widths(work, world.gone),
         "staleness": _staleness(work),
-        "devices": _devices(work, world, _own_accuracies(live, prepared, world)),
+        "devices": _devices(work, world, _own_accuracies(live, world)),
         "timeline": _timeline(work, world),
         "real_seconds": round(took, 3),
         "updates_per_second": round(world.bench.updates / took, 2) if took else None,
@@ -108,15 +108,13 @@ def _staleness(work: Any) -> dict[str, int]:
     return {str(value): counts[value] for value in sorted(counts)}
 
 
-def _own_accuracies(live: LiveRun, prepared: Prepared, world: World) -> dict[str, float]:
+def _own_accuracies(live: LiveRun, world: World) -> dict[str, float]:
     """The final model on the samples of each device (up to JUDGED of them, picked evenly)."""
     ids = list(world.boards)
     picked = ids[:: max(1, -(-len(ids) // JUDGED))]
-    found = {}
-    for id in picked:
-        own = world.boards[id].dataset
-        found[id] = Evaluation(prepared.spec, Dataset(own.x, own.y)).measure(live.engine.core.weights)[0]
-    return found
+    weights, evaluation = live.engine.core.weights, world.desk.evaluation
+    own = {id: world.boards[id].dataset for id in picked}
+    return {id: evaluation.measured(weights, Dataset(one.x, one.y))[0] for id, one in own.items()}
 
 
 def _devices(work: Any, world: World, own: dict[str, float]) -> list[dict[str, Any]]:

@@ -138,7 +138,7 @@ class Evaluation:
     def measure(self, weights: Weights, statistics: Weights | None = None) -> tuple[float, float]:
         """Accuracy and mean cross-entropy of the model's weights, or of a subnetwork's; ``WORST`` where it is not
         finite. ``statistics`` are what :meth:`statistics` gave for them, if that was asked already."""
-        return self._measured(weights, self._dataset, statistics)
+        return self.measured(weights, self._dataset, statistics)
 
     def statistics(self, weights: Weights) -> Weights:
         """Of batch norms, over the test set, as these weights are measured with; empty if there are none."""
@@ -153,11 +153,12 @@ class Evaluation:
         """The same on the control set."""
         if self._dataset.control is None:
             raise ShoalError("bad-dataset", "The test set's file holds no control set")
-        return self._measured(weights, self._dataset.control)
+        return self.measured(weights, self._dataset.control)
 
-    def _measured(
+    def measured(
         self, weights: Weights, dataset: Dataset, statistics: Weights | None = None
     ) -> tuple[float, float]:
+        """The same on other samples."""
         with np.errstate(invalid="ignore", over="ignore"):
             accuracy, loss = self._measure(weights, dataset, statistics)
         return accuracy, loss if math.isfinite(loss) else WORST

@@ -40,6 +40,16 @@ def test_a_person_each(collection):
     assert set(collection.subject[dealt.test].tolist()) == {0, 1}
 
 
+def test_every_seed_sets_other_people_apart(collection):
+    def apart(seed):
+        dealt = hands.deal(collection, 4, "subject", "subjects:3", seed)
+        return tuple(np.unique(collection.subject[dealt.test]))
+
+    assert apart(1) == apart(1)
+    assert {len(apart(seed)) for seed in range(8)} == {3}
+    assert len({apart(seed) for seed in range(8)}) > 1
+
+
 def test_the_file_s_own_sets_are_dealt_to_nobody(tmp_path):
     rng = np.random.default_rng(0)
     sets = {"x_train": "y_train", "x_test": "y_test", "control_x": "control_y"}
@@ -79,7 +89,8 @@ def test_smaller_alpha_more_skew(collection):
         (5, "random", "", "There is no split 'random': subject, iid, dirichlet:A"),
         (5, "dirichlet:0", "", "There is no split 'dirichlet:0'"),
         (5, "iid", "9", "made has no samples of subject 9"),
-        (5, "iid", "half", "held out is 'half', expected a share such as 0.2, or subjects such as 5,17"),
+        (5, "iid", "half", "held out is 'half', expected a share such as 0.2, subjects such as 5,17, or subjects:3"),
+        (5, "iid", "subjects:7", "made has 7 subjects: subjects:7 leaves none to set apart or train"),
     ],
 )
 def test_what_cannot_be_dealt(collection, devices, split, held_out, sentence):
