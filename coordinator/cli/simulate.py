@@ -34,8 +34,8 @@ from coordinator.errors import ShoalError
     help="Measure versions that are this share of the time gone by apart; 0: all.",
 )  # fmt: skip
 @click.option(
-    "--engine", type=click.Choice(["processes", "inline"]), default="processes", show_default=True,
-    help="A process for each seed, or one after the other in this one.",
+    "--engine", type=click.Choice(["processes", "inline", "ray"]), default="processes", show_default=True,
+    help="A process for each seed, one after the other in this one, or tasks of a Ray cluster (RAY_ADDRESS).",
 )  # fmt: skip
 @click.option("--cores", type=click.IntRange(1), default=os.cpu_count() or 1, show_default=True)
 def simulate(**options: Any) -> None:
@@ -91,6 +91,7 @@ def _run(experiment: Any, folder: Path, seeds: list[int], engine: str, cores: in
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+    from coordinator.simulator.cluster import Cluster
     from coordinator.simulator.crew import Crew, Report, finished
 
     done = finished(folder, seeds)
@@ -105,6 +106,8 @@ def _run(experiment: Any, folder: Path, seeds: list[int], engine: str, cores: in
         def told(said: Report) -> None:
             bar.update(tasks[said.seed], completed=said.share, state=_line(said))
 
+        if engine == "ray":
+            return Cluster(experiment, folder, cores).run(seeds, told)
         crew = Crew(experiment, folder, cores)
         return crew.run(seeds, told) if engine == "processes" else crew.run_here(seeds, told)
 

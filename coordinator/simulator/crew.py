@@ -12,7 +12,7 @@ from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from attrs import define, field, frozen
 
@@ -22,7 +22,7 @@ from coordinator.simulator.experiment import Experiment, prepare
 from coordinator.simulator.rehearsal import open_rehearsal
 from coordinator.simulator.world import World
 
-_SINGLE = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+SINGLE: Final = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
 @frozen
@@ -130,13 +130,13 @@ class Crew:
             told(Report(seed, state, 1.0 if state == "done" else 0.0))
             if state != "done":
                 return False
-            self._clear(seed)
+            clear(self.folder, seed)
         return True
 
     def _begin(self, seed: int) -> None:
         context = multiprocessing.get_context("spawn")
         mine, theirs = context.Pipe(duplex=False)
-        os.environ.update({name: os.environ.get(name, one) for name, one in _SINGLE.items()})
+        os.environ.update({name: os.environ.get(name, one) for name, one in SINGLE.items()})
         arguments = (json.dumps(self.experiment.to_json()), seed, str(self.folder), theirs)
         process = context.Process(target=_work, args=arguments, name=f"seed-{seed}", daemon=True)
         process.start()
@@ -163,14 +163,9 @@ class Crew:
                 process.join()
                 del self._running[seed]
                 if said.state == "done":
-                    self._clear(seed)
+                    clear(self.folder, seed)
                 ended.append(said.state)
         return ended
-
-    def _clear(self, seed: int) -> None:
-        """What the seed wrote goes to where all of them are; its own folder is not needed any more."""
-        gathering.gather(self.folder, seed)
-        shutil.rmtree(self.folder / f"seed-{seed}", ignore_errors=True)
 
     def _end(self, told: Told) -> None:
         """Ask all to stop, and wait for their checkpoints."""
@@ -183,11 +178,24 @@ class Crew:
         self._running.clear()
 
 
+def clear(folder: Path, seed: int) -> None:
+    """What the seed wrote goes to where all of them are; its own folder is not needed any more."""
+    gathering.gather(folder, seed)
+    shutil.rmtree(folder / f"seed-{seed}", ignore_errors=True)
+
+
 def _work(experiment: str, seed: int, folder: str, pipe: Connection) -> None:
     """The process of one seed."""
+    with pipe, suppress(BrokenPipeError):
+        work(experiment, seed, folder, lambda said: pipe.send_bytes(said.encode()))
+
+
+def work(experiment: str, seed: int, folder: str, say: Callable[[str], None]) -> None:
+    """Simulate a seed of an experiment (JSON), wherever this process is; ``say`` hears reports (JSON), last of all the
+    one of how it ended."""
 
     def told(said: Report) -> None:
-        pipe.send_bytes(json.dumps({name: getattr(said, name) for name in Report.__annotations__}).encode())
+        say(json.dumps({name: getattr(said, name) for name in Report.__annotations__}))
 
     try:
         state = simulate(Experiment(**json.loads(experiment)), seed, Path(folder), told)
@@ -196,5 +204,4 @@ def _work(experiment: str, seed: int, folder: str, pipe: Connection) -> None:
         last = Report(seed, "failed", text=error.detail)
     except Exception as error:  # the parent says it to whoever looks
         last = Report(seed, "failed", text=f"{type(error).__name__}: {error}")
-    with suppress(BrokenPipeError), pipe:
-        told(last)
+    told(last)

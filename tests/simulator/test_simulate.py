@@ -58,6 +58,18 @@ def test_from_simulation_to_report(tmp_path):
     database.close()
 
 
+def test_tasks_of_a_ray_cluster_find_what_processes_find(tmp_path):
+    pytest.importorskip("ray", reason="Ray is not installed (pip install 'shoal[ray]')")
+    found = {}
+    for engine in ("inline", "ray"):
+        given = ("fedbuff", *FEW, "--until", "12 updates", "--seeds", "0-1", "--engine", engine, "--cores", "2")
+        done = shoal("simulate", *given, "--out", tmp_path / engine)
+        assert done.exit_code == 0, done.output
+        found[engine] = [json.loads((tmp_path / engine / f"seed-{seed}.json").read_text()) for seed in (0, 1)]
+    assert [one["sha256"] for one in found["ray"]] == [one["sha256"] for one in found["inline"]]
+    assert not (tmp_path / "ray" / "seed-0").exists()
+
+
 def test_the_model_of_a_simulation_can_be_taken_out(tmp_path):
     arguments = ("simulate", "fedbuff", *FEW, "--until", "12 updates", "--engine", "inline", "--out", tmp_path / "out")
     assert shoal(*arguments).exit_code == 0
