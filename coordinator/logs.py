@@ -15,6 +15,8 @@ from typing import Any, Final, TextIO
 
 TEXT: Final = "%(asctime)s %(levelname)s %(name)s %(message)s"
 
+log = logging.getLogger(__name__)
+
 _FIELD: Final = re.compile(r"(\w+)=%[sdrf]")
 _SECRETS: Final = (
     # Claim tokens, API tokens and login secrets begin with what they are; the part that may be shown comes first.
@@ -30,6 +32,15 @@ def configure(form: str, level: str, stream: TextIO | None = None) -> None:
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(Lines() if form == "json" else Text(TEXT))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+
+
+def unraisable(what: Any) -> None:
+    """For ``sys.unraisablehook``: what went wrong where nobody could catch it is logged as everything else is. That a
+    peer has left in the middle of an answer (OSError, when its connection is tidied up) is none of our errors."""
+    if isinstance(what.exc_value, OSError):
+        log.info("connection-broken error=%s", what.exc_value)
+    else:
+        log.error("unraisable in=%r", what.object, exc_info=(what.exc_type, what.exc_value, what.exc_traceback))
 
 
 def clean(text: str) -> str:

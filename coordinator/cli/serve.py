@@ -60,6 +60,7 @@ def serve(**options: object) -> None:
     try:
         settings = load(options)
         logs.configure(settings.log, settings.log_level)
+        sys.unraisablehook = logs.unraisable
         coordinator = Coordinator(settings)
         done = threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT):

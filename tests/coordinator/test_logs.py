@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 import logging
@@ -84,3 +85,20 @@ def test_secrets_are_left_out(said, form, told, kept):
     logging.getLogger("x").warning(told)
     assert "SWORDFISH" not in stream.getvalue()
     assert stream.getvalue().count(kept) == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [(OSError(9, "Bad file descriptor"), "connection-broken error=[Errno 9]"), (ValueError("odd"), "ValueError: odd")],
+)
+def test_what_nobody_can_catch_is_a_line_of_the_log(said, monkeypatch, error, line):
+    class Left:
+        def __del__(self):
+            raise error
+
+    stream = said("text")
+    monkeypatch.setattr("sys.unraisablehook", logs.unraisable)
+    Left()
+    gc.collect()
+    assert line in stream.getvalue()
+    assert ("Traceback" in stream.getvalue()) == (not isinstance(error, OSError))

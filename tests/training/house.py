@@ -24,6 +24,7 @@ from coordinator.store.snapshots import Thinning
 from coordinator.training.steward import Steward
 from protocol import coding, tensors
 from protocol.commands import Command
+from protocol.deployments import Deploy
 from protocol.messages import Assignment, CheckIn, Chunk, Lineage, Receipt, Retry, Timings, Update
 from protocol.subnetwork import Region, nested
 from protocol.weights import zeros_like
@@ -178,7 +179,7 @@ class Device:
             features=("train", "int8"), samples=50, input=(4,), classes=3, held=None, unsent=(),
         )  # fmt: skip
         heard = self.house.tell(self.name, "check-in", encode(evolve(said, **changes)))
-        answers = [answer for answer in heard if not isinstance(answer, Command)]
+        answers = [answer for answer in heard if not isinstance(answer, Command | Deploy)]
         assert all(answer.check_in == said.id for answer in answers)
         return answers[0] if answers else None
 
