@@ -219,7 +219,8 @@ def test_a_device_does_one_thing_at_a_time_whatever_its_kind(house):
     later = start(house, release(house, "b"))
     say(house, "pi", first, "waiting")
     house.clock.now += rollouts.LOOK
-    house.until(lambda: house.steward._rollouts._courses[later].looked == house.clock.now)
+    courses = house.steward._rollouts._courses
+    house.until(lambda: later in courses and courses[later].looked == house.clock.now)
     assert states(house, later) == {"pi": "queued"}
     say(house, "pi", first, "succeeded", 2)
     assert '"version":"b"' in told(house, "pi", 2).manifest
