@@ -51,15 +51,14 @@ class Cluster:
         task = ray.remote(num_cpus=1, max_retries=0)(_simulate)
         given = json.dumps(self.experiment.to_json()), str(self.folder.resolve()), said
         running = {task.remote(seed, *given): seed for seed in seeds}
-        states: list[str] = []
         try:
             while running:
                 ended, _ = ray.wait(list(running), timeout=0.5)
-                states += self._listen(said, told)
+                self._listen(said, told)
                 for reference in ended:
                     seed = running.pop(reference)
                     self._settle(ray, reference, seed)
-            states += self._listen(said, told)
+            self._listen(said, told)
         except KeyboardInterrupt:
             for reference in running:
                 ray.cancel(reference)  # as Ctrl-C would: it makes a checkpoint and ends
@@ -67,19 +66,15 @@ class Cluster:
             for seed in running.values():
                 told(Report(seed, "interrupted"))
             return False
-        return all(state == "done" for state in states)
+        return len(finished(self.folder, seeds)) == len(seeds)
 
-    def _listen(self, said: Any, told: Told) -> list[str]:
-        """Take what tasks say; the states of those that have ended."""
-        ended = []
+    def _listen(self, said: Any, told: Told) -> None:
+        """Take what tasks say."""
         for text in said.get_nowait_batch(said.qsize()):
             report = Report(**json.loads(text))
             told(report)
             if report.state == "failed":
                 raise ShoalError("internal", f"Seed {report.seed}: {report.text}")
-            if report.state != "going":
-                ended.append(report.state)
-        return ended
 
     def _settle(self, ray: Any, reference: Any, seed: int) -> None:
         try:
