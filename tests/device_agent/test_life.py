@@ -6,7 +6,6 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,13 +17,6 @@ from tests.device_agent.device import PLAN, SPEC, Device, kinds, write
 from tests.device_agent.stand_in import DEVICE, StandIn
 
 pytestmark = pytest.mark.skipif(not backends(), reason="no training runtime is installed")
-
-
-@pytest.fixture
-def device(tmp_path: Path) -> Iterator[Device]:
-    device = Device(tmp_path)
-    yield device
-    device.kill()
 
 
 def test_data_that_breaks_is_said_everywhere_and_work_goes_on_when_it_is_mended(

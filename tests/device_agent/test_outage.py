@@ -20,13 +20,6 @@ from tests.device_agent.stand_in import StandIn
 pytestmark = pytest.mark.skipif(not backends(), reason="no training runtime is installed")
 
 
-@pytest.fixture
-def device(tmp_path: Path) -> Iterator[Device]:
-    device = Device(tmp_path)
-    yield device
-    device.kill()
-
-
 def test_a_disk_that_fills_up_is_said_and_work_goes_on_when_there_is_room(
     device: Device, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
